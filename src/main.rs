@@ -1,0 +1,3 @@
+//! Runs the relay: arguments, settings, an exit code.
+
+fn main() {}
