@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::Dialect;
+use super::{Dialect, Problem};
 use super::credential::{Credential, CredentialName};
 use super::json::{Any, Fault, FaultCell, Key, Keys, Value, refuse};
 
@@ -135,6 +135,12 @@ pub fn scan(dialect: Dialect, payload: &[u8]) -> Result<ClientMessage<'_>, Inval
     .map_err(|error| refusal(&error, fault.get()))?;
     message.count();
     Ok(message)
+}
+
+impl From<InvalidMessage> for Problem {
+    fn from(invalid: InvalidMessage) -> Self {
+        Self { message: invalid.to_string().into(), ..Self::invalid_input_message("") }
+    }
 }
 
 fn refusal(error: &serde_json::Error, fault: Option<Fault>) -> InvalidMessage {

@@ -10,6 +10,7 @@ mod output_format;
 mod problem;
 mod query;
 mod request;
+mod scrub;
 mod server_message;
 mod spans;
 
@@ -22,4 +23,5 @@ pub use output_format::{DEFAULT_OUTPUT_FORMAT, OutputFormat};
 pub use problem::Problem;
 pub use query::{DECIDING_PARAMETERS, DEFAULT_INACTIVITY_TIMEOUT, Query};
 pub use request::{Endpoint, Route, route, route_of_path};
+pub use scrub::Secrets;
 pub use server_message::{ServerError, ServerKind, ServerMessage, look};

@@ -63,8 +63,8 @@ impl Parting {
 /// would overtake the words.
 pub(super) async fn leave<S>(
     stream: &mut S,
-    mut reader: Reader,
-    mut carry: Vec<u8>,
+    reader: &mut Reader,
+    carry: &mut Vec<u8>,
     parting: Parting,
     timing: &Timing,
 ) where
@@ -79,7 +79,7 @@ pub(super) async fn leave<S>(
     }
     if !parting.has_closed && !parting.is_faulty {
         // Either way the connection ends here: with the echo, or without.
-        let _ = timeout(timing.close_timeout, heard_close(stream, &mut reader, &mut carry)).await;
+        let _ = timeout(timing.close_timeout, heard_close(stream, reader, carry)).await;
     }
     // The peer may be gone already; there is nobody left to tell.
     let _ = timeout(FAULTY_PATIENCE, stream.shutdown()).await;

@@ -139,6 +139,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// What the socket had no room for.
+    pub(super) fn take_unwritten(&mut self) -> Vec<u8> {
+        self.out.split_off(self.out_written)
+    }
+
     /// Whether something waits to be written.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled_since.is_some()

@@ -4,6 +4,7 @@
 mod bucket;
 mod end;
 mod farewell;
+mod ledger;
 mod leg;
 mod opening;
 mod registry;
@@ -12,7 +13,7 @@ mod scratch;
 mod tap;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,7 +29,6 @@ use crate::ids::Side;
 use crate::metrics::Metrics;
 use crate::protocol::OutputFormat;
 use crate::quota::Admission;
-use farewell::Parting;
 use leg::Leg;
 use relay::Relay;
 use tap::Tap;
@@ -104,7 +104,7 @@ pub async fn run<C, U>(
     admission: Admission,
     registration: Registration,
     facts: Facts,
-    metrics: Arc<Metrics>,
+    _metrics: Arc<Metrics>,
     started: Instant,
 ) where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -138,19 +138,19 @@ pub async fn run<C, U>(
         session_deadline,
     );
     let end = relay.run().await;
-    let relay::Remains { mut client, mut upstream, tap, admission, parting, has_told_upstream } =
-        relay.into_remains(&end);
+    let mut remains = relay.into_remains(&end);
 
-    let upstream_left = farewell::leave_upstream(&mut upstream.stream, &end, has_told_upstream);
+    ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
+    let upstream_left =
+        farewell::leave_upstream(&mut remains.upstream.stream, &end, remains.has_told_upstream);
     let client_left = async {
         // Settled before the client hears of the end: who comes back at once finds its slot free.
-        settle(&live, admission, tap.counts(), &facts, &end).await;
+        ledger::settle(&live, remains.admission, remains.tap.counts(), &facts, &end).await;
         drop(registration);
-        if let Some(parting) = parting {
-            farewell::leave(&mut client.stream, client.reader, client.carry, parting, &timing).await;
+        if let Some(parting) = remains.parting {
+            let Leg { stream, reader, carry, .. } = &mut remains.client;
+            farewell::leave(stream, reader, carry, parting, &timing).await;
         }
     };
-    summarize(&live, tap.counts(), &facts, &end, started);
-    report(&metrics, &live, tap, &facts, &end);
     tokio::join!(upstream_left, client_left);
 }

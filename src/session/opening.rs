@@ -100,7 +100,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
             }
         }
         let parting = Parting::new(&end, request);
-        leave(&mut self.stream, self.reader, self.bytes.split_off(self.n_seen), parting, timing).await;
+        let mut carry = self.bytes.split_off(self.n_seen);
+        leave(&mut self.stream, &mut self.reader, &mut carry, parting, timing).await;
     }
 
     /// Looks at the frames that have come and not been seen.

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::bucket::Bucket;
+use super::farewell::Parting;
 use super::leg::Leg;
 use super::scratch::{READ_BYTES, with_read_buffer};
 use super::tap::Tap;
@@ -25,6 +26,8 @@ use crate::quota::{Admission, Limits, Reserved};
 
 mod down;
 mod up;
+
+pub(super) use down::MAX_HELD_BYTES;
 
 /// What a session is told before its first frame.
 pub struct Terms {
@@ -334,6 +337,35 @@ where
         }
     }
 
+    /// Lets go of the streams, with what is to be said on them last.
+    pub(super) fn into_remains(mut self, end: &SessionEnd) -> Remains<C, U> {
+        let can_be_told = !matches!(
+            end,
+            SessionEnd::Lost(Side::Client)
+                | SessionEnd::Silent(Side::Client)
+                | SessionEnd::Stalled(Side::Client)
+        );
+        let parting = (can_be_told && self.down.is_at_frame_border()).then(|| {
+            let mut parting = match self.down.is_inside_message() {
+                true => Parting::close_only(end),
+                false => Parting::new(end, self.live.id),
+            };
+            parting.has_closed |= self.client_close.is_some();
+            let mut bytes = self.client.take_unwritten();
+            bytes.append(&mut parting.bytes);
+            parting.bytes = bytes;
+            parting
+        });
+        Remains {
+            has_told_upstream: self.client_close.is_some(),
+            client: self.client,
+            upstream: self.upstream,
+            tap: self.tap,
+            admission: self.admission,
+            parting,
+        }
+    }
+
     fn take(&mut self, cx: &mut Context<'_>, side: Side, bytes: &[u8]) -> Result<Taken, SessionEnd> {
         match side {
             Side::Client => self.take_from_client(cx, bytes),
@@ -354,6 +386,19 @@ where
             Side::Upstream => &mut self.upstream.carry_needs,
         }
     }
+}
+
+/// What is left when no more frames flow.
+pub(super) struct Remains<C, U> {
+    pub(super) client: Leg<C>,
+    pub(super) upstream: Leg<U>,
+    pub(super) tap: Tap,
+    pub(super) admission: Admission,
+    /// What the client is still to be told; nothing when it is gone, does not read, or has been
+    /// left in the middle of a frame.
+    pub(super) parting: Option<Parting>,
+    /// Whether upstream has been sent a close frame.
+    pub(super) has_told_upstream: bool,
 }
 
 /// How much of a buffer has been dealt with.

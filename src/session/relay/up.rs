@@ -153,7 +153,7 @@ where
             return Err(SessionEnd::Refused(Problem::binary_message()));
         }
         let message = scan(self.terms.dialect, payload)
-            .map_err(|invalid| SessionEnd::Refused(Problem::invalid_input_message(invalid)))?;
+            .map_err(|invalid| SessionEnd::Refused(Problem::from(invalid)))?;
         let rewritten = self.rewrite(&message, payload)?;
         self.last_message = self.now;
         let kind = message.kind(!self.up.has_spoken);
@@ -205,7 +205,7 @@ where
             }
             let with_voices = with_voices_rewritten(
                 rewritten.as_deref().unwrap_or(payload),
-                &|voice| limits.voice_alias(voice),
+                |voice: &str| limits.voice_alias(voice),
             );
             rewritten = with_voices.or(rewritten);
         }
