@@ -410,3 +410,11 @@ impl Problem {
         .retryable()
     }
 }
+
+impl Problem {
+    /// The operator ended the session.
+    #[must_use]
+    pub fn session_ended() -> Self {
+        Self::refused("session_ended", 403, "The relay's operator ended this session.")
+    }
+}

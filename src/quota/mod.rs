@@ -56,3 +56,21 @@ impl Admission {
     pub fn set_limits(&mut self, _l: Arc<Limits>) {}
     pub async fn settle(self, _row: crate::usage::LedgerRow) {}
 }
+pub struct AdmissionRequest {
+    pub client: crate::ids::ClientId,
+    pub plan: Arc<str>,
+    pub limits: Arc<Limits>,
+    pub session: crate::ids::SessionId,
+    pub endpoint: &'static str,
+    pub voice: String,
+    pub model: String,
+    pub format: String,
+    pub cap: Option<u64>,
+}
+#[derive(Default)]
+pub struct Quota;
+impl Quota {
+    pub async fn admit(&self, _r: AdmissionRequest) -> Result<Admission, Refusal> {
+        Ok(Admission)
+    }
+}
