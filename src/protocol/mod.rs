@@ -5,11 +5,15 @@ mod credential;
 mod dialect;
 mod edit;
 mod headers;
+mod http_error;
 mod json;
 mod output_format;
 mod problem;
 mod query;
 mod request;
+#[cfg(test)]
+mod sample;
+mod scrub;
 mod server_message;
 mod spans;
 
@@ -18,8 +22,10 @@ pub use credential::{Credential, CredentialName};
 pub use dialect::Dialect;
 pub use edit::{with_voices_rewritten, without_credentials};
 pub use headers::{SUBPROTOCOL, Subprotocols, header_credential, subprotocols};
+pub use http_error::HttpError;
 pub use output_format::{DEFAULT_OUTPUT_FORMAT, OutputFormat};
 pub use problem::Problem;
 pub use query::{DECIDING_PARAMETERS, DEFAULT_INACTIVITY_TIMEOUT, Query};
 pub use request::{Endpoint, Route, route, route_of_path};
+pub use scrub::Secrets;
 pub use server_message::{ServerError, ServerKind, ServerMessage, look};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::{HttpError, Secrets};
 use crate::ids::SessionId;
 
 /// What a client is told when the relay refuses or ends something: one JSON text frame and a close
@@ -148,10 +149,11 @@ impl Problem {
         )
     }
 
-    /// A message that cannot be counted; `reason` is a fixed sentence that says what to do.
+    /// A message that cannot be counted: an [`InvalidMessage`](super::InvalidMessage) or a fixed
+    /// sentence that says what to do.
     #[must_use]
-    pub fn invalid_input_message(reason: &'static str) -> Self {
-        Self::refused("invalid_input_message", 400, reason)
+    pub fn invalid_input_message(reason: impl Into<&'static str>) -> Self {
+        Self::refused("invalid_input_message", 400, reason.into())
     }
 
     /// A binary message (RFC 6455 close code 1003).
@@ -371,17 +373,30 @@ impl Problem {
         )
     }
 
-    /// Upstream answered the request with an HTTP error: its own status, name and message, the
-    /// latter already freed of secrets.
+    /// Upstream answered a request with an HTTP error other than 101 or 2xx: its own status, name
+    /// and message, freed of secrets; or whose fault it is where that is the relay's.
     #[must_use]
-    pub fn upstream_refused(status: u16, error: String, message: String) -> Self {
-        let is_about_the_request = (400..500).contains(&status);
+    pub fn upstream_refused(status: u16, body: &[u8], secrets: &Secrets) -> Self {
+        let HttpError { code, message } = HttpError::read(body, secrets);
+        match (status, code.as_deref()) {
+            (_, Some("quota_exceeded")) => return Self::upstream_quota_exceeded(),
+            (_, Some("invalid_api_key" | "needs_authorization" | "missing_permissions"))
+            | (401, Some("unauthorized") | None) => return Self::upstream_auth_failed(),
+            (400..=599, _) => {}
+            // Redirects are never followed, and nothing else makes sense as an answer.
+            _ => return Self::upstream_unavailable(),
+        }
+        // Who may and how much are questions between the relay's account and upstream.
+        let is_about_the_request = status < 500 && !matches!(status, 401 | 402 | 407 | 408 | 429);
         Self {
-            error: error.into(),
-            message: message.into(),
+            error: code.map_or("upstream_error".into(), Cow::Owned),
+            message: message.map_or_else(
+                || format!("The speech service answered with HTTP status {status}.").into(),
+                Cow::Owned,
+            ),
             close_code: if is_about_the_request { 1008 } else { 1011 },
             status,
-            retryable: !is_about_the_request || matches!(status, 408 | 429),
+            retryable: status >= 500 || matches!(status, 408 | 429),
             retry_after: None,
         }
     }
