@@ -244,3 +244,233 @@ impl<'de> Visitor<'de> for Message<'_> {
         Ok(seen)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+    use serde_json::{Value as Json, json};
+
+    use super::super::sample::{node, style};
+    use super::*;
+
+    #[track_caller]
+    fn check(payload: &str, kind: ServerKind, audio_bytes: u64, context: Option<&str>) {
+        let message = look(payload.as_bytes());
+        let seen = (
+            message.kind(),
+            message.audio_bytes,
+            message.context.as_deref(),
+        );
+        assert_eq!(seen, (kind, audio_bytes, context), "{payload}");
+    }
+
+    #[test]
+    fn audio_is_measured_in_every_writing() {
+        use ServerKind::Audio;
+        check(
+            r#"{"audio":"AAECAwQF","isFinal":null,"normalizedAlignment":null}"#,
+            Audio,
+            6,
+            None,
+        );
+        check(
+            r#"{"audio":"AAECAw==","isFinal":null,"contextId":"a1"}"#,
+            Audio,
+            4,
+            Some("a1"),
+        );
+        check(
+            r#"{"audio": "AAE=", "context_id": "t1"}"#,
+            Audio,
+            2,
+            Some("t1"),
+        );
+        check(
+            "{\n  \"contextId\" : \"a1\",\n  \"audio\" :\n \"AAE\"\n}",
+            Audio,
+            2,
+            Some("a1"),
+        );
+        check(
+            r#"{"alignment":{"chars":["audio","isFinal"]},"audio":"AAEC"}"#,
+            Audio,
+            3,
+            None,
+        );
+        check(
+            r#"{"audio":"\/\/\/\/","contextId":"a1"}"#,
+            Audio,
+            3,
+            Some("a1"),
+        );
+        check(
+            r#"{"audio":"AAEC","contextId":"a\"b\u00e9"}"#,
+            Audio,
+            3,
+            Some("a\"bé"),
+        );
+        check(r#"{"audio":"AAEC","contextId":null}"#, Audio, 3, None);
+        check(
+            r#"{"audio":"AAEC","note":"\"audio\":\"AAECAwQF\""}"#,
+            Audio,
+            3,
+            None,
+        );
+        check(
+            r#"{"note":"\"audio\":\"AAECAwQF\"","audio":"AAEC"}"#,
+            Audio,
+            3,
+            None,
+        );
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        use ServerKind::{Alignment, Audio, Final, Other, TurnFinal};
+        check(
+            r#"{"audio":null,"isFinal":true,"alignment":null}"#,
+            Final,
+            0,
+            None,
+        );
+        check(r#"{"isFinal":true}"#, Final, 0, None);
+        check(
+            r#"{"is_final": true, "context_id": "t1"}"#,
+            Final,
+            0,
+            Some("t1"),
+        );
+        check(
+            r#"{"audio":"","isFinal":true,"contextId":"a"}"#,
+            Final,
+            0,
+            Some("a"),
+        );
+        check(
+            r#"{"is_final_audio_for_turn":true,"context_id":"t1"}"#,
+            TurnFinal,
+            0,
+            Some("t1"),
+        );
+        check(r#"{"audio":"","isFinal":null}"#, Other, 0, None);
+        check(
+            r#"{"audio":null,"isFinal":null,"alignment":{"chars":[]}}"#,
+            Alignment,
+            0,
+            None,
+        );
+        check(r#"{"audio":"AAEC","isFinal":true}"#, Audio, 3, None);
+        assert!(look(br#"{"audio":"AAEC","isFinal" : true}"#).is_final);
+        assert!(look(br#"{"is_final":true,"audio":"AAEC"}"#).is_final);
+        assert!(look(br#"{"audio":"AAEC","is_final_audio_for_turn":true}"#).is_turn_final);
+        assert!(!look(br#"{"audio":"AAEC","isFinal":false}"#).is_final);
+        check(r#"{"type":"flush_done"}"#, Other, 0, None);
+    }
+
+    #[test]
+    fn errors_are_read() {
+        let payload = br#"{"message":"A voice \"x\" is not there.","error":"voice_id_does_not_exist","code":1008}"#;
+        let message = look(payload);
+        assert_eq!(message.kind(), ServerKind::Error);
+        let error = message.error.unwrap();
+        assert_eq!(error.error, "voice_id_does_not_exist");
+        assert_eq!(error.message, "A voice \"x\" is not there.");
+        assert_eq!(error.code, Some(1008));
+        check(
+            r#"{"error":"quota_exceeded","context_id":null}"#,
+            ServerKind::Error,
+            0,
+            None,
+        );
+        check(
+            r#"{"message":"Sorry.","code":1011}"#,
+            ServerKind::Error,
+            0,
+            None,
+        );
+        check(r#"{"message":"hello"}"#, ServerKind::Other, 0, None);
+        check(
+            r#"{"error":null,"message":null,"code":null}"#,
+            ServerKind::Other,
+            0,
+            None,
+        );
+        assert_eq!(
+            look(br#"{"error":"e","code":70000}"#).error.unwrap().code,
+            None
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_something_else() {
+        for payload in [
+            "",
+            "{",
+            "[]",
+            "null",
+            "x",
+            "\"audio\"",
+            "\"audio\":",
+            "\"audio\":\"",
+            "{\"audio\":\"AAEC",
+        ] {
+            check(payload, ServerKind::Other, 0, None);
+        }
+        assert_eq!(look(b"\xff\xfe").kind(), ServerKind::Other);
+    }
+
+    /// JSON as Python's `json.dumps` writes it.
+    fn spaced(json: &Json) -> String {
+        let members = json.as_object().unwrap().iter();
+        let members: Vec<_> = members
+            .map(|(key, value)| format!("\"{key}\": {value}"))
+            .collect();
+        format!("{{{}}}", members.join(", "))
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_of_looking_see_the_same(
+            audio in proptest::collection::vec(any::<u8>(), 0..200),
+            is_padded: bool, is_final: Option<bool>, is_snake: bool,
+            context in proptest::option::of("[a-z\"\\\\\u{e9}]{0,6}"),
+            chars in proptest::collection::vec("\\PC|audio|isFinal|\"", 0..6),
+        ) {
+            let mut base64 = STANDARD.encode(&audio);
+            if !is_padded {
+                base64.truncate(base64.trim_end_matches('=').len());
+            }
+            let (final_key, context_key) =
+                if is_snake { ("is_final", "context_id") } else { ("isFinal", "contextId") };
+            let json = json!({
+                "audio": base64, "alignment": { "chars": chars }, final_key: is_final, context_key: context,
+            });
+            for payload in [json.to_string(), spaced(&json)] {
+                let seen = look(payload.as_bytes());
+                prop_assert_eq!(seen.audio_bytes, audio.len() as u64);
+                prop_assert_eq!(seen.is_final, is_final == Some(true));
+                prop_assert_eq!(seen.context.as_deref(), context.as_deref());
+                let mut read = read(payload.as_bytes()).unwrap();
+                read.has_alignment = false;
+                prop_assert_eq!(read, seen);
+            }
+        }
+
+        #[test]
+        fn no_message_panics(node in node(), style in style(), cut: prop::sample::Index) {
+            let payload = node.write(&style).into_bytes();
+            for part in [&payload[..], &payload[..cut.index(payload.len() + 1)]] {
+                prop_assert!(look(part).audio_bytes <= part.len() as u64);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in "(\"(audio|isFinal|contextId)\"|[\":{} \\\\tA=]){0,12}") {
+            prop_assert!(look(bytes.as_bytes()).audio_bytes <= bytes.len() as u64);
+        }
+    }
+}
