@@ -373,31 +373,41 @@ impl Problem {
         )
     }
 
-    /// Upstream answered a request with an HTTP error other than 101 or 2xx: its own status, name
-    /// and message, freed of secrets; or whose fault it is where that is the relay's.
+    /// Upstream answered a request with an HTTP error: its own status, name and message, both
+    /// already freed of secrets.
     #[must_use]
-    pub fn upstream_refused(status: u16, body: &[u8], secrets: &Secrets) -> Self {
-        let HttpError { code, message } = HttpError::read(body, secrets);
-        match (status, code.as_deref()) {
-            (_, Some("quota_exceeded")) => return Self::upstream_quota_exceeded(),
-            (_, Some("invalid_api_key" | "needs_authorization" | "missing_permissions"))
-            | (401, Some("unauthorized") | None) => return Self::upstream_auth_failed(),
-            (400..=599, _) => {}
-            // Redirects are never followed, and nothing else makes sense as an answer.
-            _ => return Self::upstream_unavailable(),
-        }
+    pub fn upstream_refused(status: u16, error: String, message: String) -> Self {
         // Who may and how much are questions between the relay's account and upstream.
-        let is_about_the_request = status < 500 && !matches!(status, 401 | 402 | 407 | 408 | 429);
+        let is_about_the_request =
+            (400..500).contains(&status) && !matches!(status, 401 | 402 | 407 | 408 | 429);
         Self {
-            error: code.map_or("upstream_error".into(), Cow::Owned),
-            message: message.map_or_else(
-                || format!("The speech service answered with HTTP status {status}.").into(),
-                Cow::Owned,
-            ),
+            error: error.into(),
+            message: message.into(),
             close_code: if is_about_the_request { 1008 } else { 1011 },
             status,
             retryable: status >= 500 || matches!(status, 408 | 429),
             retry_after: None,
+        }
+    }
+
+    /// What a client is told of an upstream answer that is neither 101 nor 2xx: upstream's own
+    /// name and message, freed of secrets, or whose fault it is where that is the relay's.
+    #[must_use]
+    pub fn from_upstream(status: u16, body: &[u8], secrets: &Secrets) -> Self {
+        let HttpError { code, message } = HttpError::read(body, secrets);
+        match (status, code.as_deref()) {
+            (_, Some("quota_exceeded")) => Self::upstream_quota_exceeded(),
+            (_, Some("invalid_api_key" | "needs_authorization" | "missing_permissions"))
+            | (401, Some("unauthorized") | None) => Self::upstream_auth_failed(),
+            (400..=599, _) => Self::upstream_refused(
+                status,
+                code.unwrap_or_else(|| "upstream_error".to_owned()),
+                message.unwrap_or_else(|| {
+                    format!("The speech service answered with HTTP status {status}.")
+                }),
+            ),
+            // Redirects are never followed, and nothing else makes sense as an answer.
+            _ => Self::upstream_unavailable(),
         }
     }
 
@@ -632,7 +642,7 @@ mod tests {
         seen_status: u16,
         retryable: bool,
     ) {
-        let problem = Problem::upstream_refused(status, body.as_bytes(), &Secrets::default());
+        let problem = Problem::from_upstream(status, body.as_bytes(), &Secrets::default());
         check(&problem, error, close_code, seen_status, retryable);
     }
 
