@@ -10,9 +10,9 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::Dialect;
 use super::credential::{Credential, CredentialName};
 use super::json::{Any, Fault, FaultCell, Key, Keys, Value, refuse};
+use super::{Dialect, Problem};
 
 /// A message that cannot be charged for certain, and what to do about it. The texts are fixed:
 /// nothing of the message stands in them.
@@ -151,6 +151,12 @@ pub fn scan(dialect: Dialect, payload: &[u8]) -> Result<ClientMessage<'_>, Inval
     .map_err(|error| refusal(&error, fault.get()))?;
     message.count();
     Ok(message)
+}
+
+impl From<InvalidMessage> for Problem {
+    fn from(invalid: InvalidMessage) -> Self {
+        Self::invalid_input_message(invalid)
+    }
 }
 
 fn refusal(error: &serde_json::Error, fault: Option<Fault>) -> InvalidMessage {

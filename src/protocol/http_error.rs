@@ -39,9 +39,12 @@ impl HttpError {
         let message = message
             .filter(|message| !message.is_empty())
             .map(|message| {
-                let mut message = secrets.scrub_text(message).into_owned();
-                message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-                message
+                let message = secrets.scrub_text(message);
+                let ends = message
+                    .char_indices()
+                    .map(|(start, c)| start + c.len_utf8());
+                let end = ends.take_while(|&end| end <= MAX_MESSAGE_BYTES).last();
+                message[..end.unwrap_or(0)].to_owned()
             });
         let code = code.filter(|code| is_name(code) && !secrets.contains(code.as_bytes()));
         Self {

@@ -324,6 +324,16 @@ impl Problem {
         .retryable()
     }
 
+    /// The operator ended the session.
+    #[must_use]
+    pub fn session_ended() -> Self {
+        Self::refused(
+            "session_ended",
+            403,
+            "The relay's operator ended this session.",
+        )
+    }
+
     /// The client does not read what is sent to it.
     #[must_use]
     pub fn slow_consumer() -> Self {
