@@ -142,12 +142,14 @@ pub fn scan(dialect: Dialect, payload: &[u8]) -> Result<ClientMessage<'_>, Inval
     let text = simdutf8::basic::from_utf8(payload).map_err(|_| InvalidMessage::NotUtf8)?;
     let fault = Cell::new(None);
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let mut message = Message {
-        dialect,
+    // Filled in place: the struct is large enough for moves to show in the time of a scan.
+    let mut message = ClientMessage::new(dialect);
+    Message {
         fault: &fault,
+        message: &mut message,
     }
     .deserialize(&mut deserializer)
-    .and_then(|message| deserializer.end().map(|()| message))
+    .and_then(|()| deserializer.end())
     .map_err(|error| refusal(&error, fault.get()))?;
     message.count();
     Ok(message)
@@ -348,21 +350,21 @@ impl Field {
 }
 
 /// Reads the message itself.
-struct Message<'f> {
-    dialect: Dialect,
+struct Message<'f, 'm, 'a> {
     fault: &'f FaultCell,
+    message: &'m mut ClientMessage<'a>,
 }
 
-impl<'de> DeserializeSeed<'de> for Message<'_> {
-    type Value = ClientMessage<'de>;
+impl<'de> DeserializeSeed<'de> for Message<'_, '_, 'de> {
+    type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Message<'_> {
-    type Value = ClientMessage<'de>;
+impl<'de> Visitor<'de> for Message<'_, '_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -370,8 +372,8 @@ impl<'de> Visitor<'de> for Message<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let any = Any::new(self.fault, 1);
-        let is_dialogue = self.dialect.is_dialogue();
-        let mut message = ClientMessage::new(self.dialect);
+        let message = self.message;
+        let is_dialogue = message.dialect.is_dialogue();
         let mut keys = Keys::default();
         while let Some(key) = map.next_key_seed(Key)? {
             let field = Field::of(&key);
@@ -387,20 +389,20 @@ impl<'de> Visitor<'de> for Message<'_> {
                 Field::Inputs if is_dialogue => {
                     map.next_value_seed(Inputs {
                         fault: self.fault,
-                        message: &mut message,
+                        message: &mut *message,
                     })?;
                 }
                 Field::Voices if is_dialogue => {
                     message.has_settings = true;
                     map.next_value_seed(Voices {
                         any,
-                        message: &mut message,
+                        message: &mut *message,
                     })?;
                 }
                 Field::Context { is_first_choice } => {
                     let context = map.next_value_seed(any.keeping_text())?.text();
                     if is_first_choice || message.context.is_none() {
-                        message.context = context.or(message.context);
+                        message.context = context.or(message.context.take());
                     }
                 }
                 Field::Model => message.model = map.next_value_seed(any.keeping_text())?.text(),
@@ -420,7 +422,7 @@ impl<'de> Visitor<'de> for Message<'_> {
                 }
             }
         }
-        Ok(message)
+        Ok(())
     }
 }
 

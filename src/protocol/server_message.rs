@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::LazyLock;
 
-use memchr::memchr2;
 use memchr::memmem::Finder;
+use memchr::{memchr, memchr2};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::json::{Any, FaultCell, Key, Value};
@@ -103,52 +103,79 @@ pub fn look(payload: &[u8]) -> ServerMessage<'_> {
 /// For messages with audio. What stands in quotes here is a key or a string of its own: inside of
 /// a string every quote has a backslash before it.
 fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
-    let start = value_of(payload, &AUDIO)?;
+    let start = AUDIO
+        .find_iter(payload)
+        .find_map(|at| value_of(payload, at, AUDIO_KEY.len()))?;
     let audio = payload[start..].strip_prefix(b"\"")?;
-    let length = memchr2(b'"', b'\\', audio)?;
-    if audio[length] == b'\\' {
-        // Base64 with `\/`, as some JSON writers have it.
+    let length = memchr(b'"', audio)?;
+    if may_have_escapes(&audio[..length]) {
         return None;
     }
-    let (before, after) = (&payload[..start], &audio[length + 1..]);
-    let is_true = |key: &Finder<'_>| {
-        [after, before]
-            .into_iter()
-            .any(|part| value_of(part, key).is_some_and(|at| part[at..].starts_with(b"true")))
-    };
-    let context = |key: &Finder<'_>| {
-        [after, before]
-            .into_iter()
-            .find_map(|part| string_at(part, value_of(part, key)?))
-    };
-    Some(ServerMessage {
+    let mut seen = ServerMessage {
         audio_bytes: decoded_length(&audio[..length]),
-        is_final: is_true(&IS_FINAL) || is_true(&IS_FINAL_SNAKE),
-        is_turn_final: is_true(&IS_TURN_FINAL),
-        context: context(&CONTEXT).or_else(|| context(&CONTEXT_SNAKE)),
-        error: None,
-        has_alignment: false,
-    })
+        ..ServerMessage::default()
+    };
+    seen.look_around(&audio[length + 1..]);
+    if start > AUDIO_FIRST.len() {
+        seen.look_around(&payload[..start]);
+    }
+    Some(seen)
 }
 
-static AUDIO: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"audio\""));
-static IS_FINAL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"isFinal\""));
-static IS_FINAL_SNAKE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"is_final\""));
-static IS_TURN_FINAL: LazyLock<Finder<'static>> =
-    LazyLock::new(|| Finder::new("\"is_final_audio_for_turn\""));
-static CONTEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"contextId\""));
-static CONTEXT_SNAKE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"context_id\""));
+/// The start of a message whose first member is the audio, as upstream writes it.
+const AUDIO_FIRST: &str = "{\"audio\": ";
 
-/// Where the value of the first such key starts. A string of the same letters that is no key has
-/// no colon behind it.
-fn value_of(json: &[u8], key: &Finder<'_>) -> Option<usize> {
-    key.find_iter(json).find_map(|at| {
-        if at > 0 && json[at - 1] == b'\\' {
-            return None;
+const AUDIO_KEY: &str = "\"audio\"";
+
+static AUDIO: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(AUDIO_KEY));
+/// How the keys begin that tell an end.
+static IS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"is"));
+static CONTEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"context"));
+
+impl<'a> ServerMessage<'a> {
+    /// Takes in what stands before or after the audio.
+    fn look_around(&mut self, json: &'a [u8]) {
+        let is_true = |at, key: &str| {
+            json[at..].starts_with(key.as_bytes())
+                && value_of(json, at, key.len()).is_some_and(|v| json[v..].starts_with(b"true"))
+        };
+        for at in IS.find_iter(json) {
+            self.is_final |= is_true(at, "\"isFinal\"") || is_true(at, "\"is_final\"");
+            self.is_turn_final |= is_true(at, "\"is_final_audio_for_turn\"");
         }
-        let colon = skip_space(json, at + key.needle().len());
-        (json.get(colon) == Some(&b':')).then(|| skip_space(json, colon + 1))
-    })
+        for at in CONTEXT.find_iter(json) {
+            for key in ["\"contextId\"", "\"context_id\""] {
+                if json[at..].starts_with(key.as_bytes()) {
+                    let value = value_of(json, at, key.len());
+                    self.context = value
+                        .and_then(|v| string_at(json, v))
+                        .or(self.context.take());
+                }
+            }
+        }
+    }
+}
+
+/// Whether base64 is written with `\/` for `/`, as some JSON writers have it. Such a text shows it
+/// in its first bytes, or by a length that no padded base64 has; should it show neither, the audio
+/// is measured a few bytes too long. To search all of it would cost as much as all the rest.
+fn may_have_escapes(audio: &[u8]) -> bool {
+    let searched = if audio.len() % 4 == 0 {
+        &audio[..audio.len().min(256)]
+    } else {
+        audio
+    };
+    memchr(b'\\', searched).is_some()
+}
+
+/// Where the value starts whose key, of `key_len` bytes with its quotes, stands at `at`. A string
+/// of the same letters that is no key has no colon behind it.
+fn value_of(json: &[u8], at: usize, key_len: usize) -> Option<usize> {
+    if at > 0 && json[at - 1] == b'\\' {
+        return None;
+    }
+    let colon = skip_space(json, at + key_len);
+    (json.get(colon) == Some(&b':')).then(|| skip_space(json, colon + 1))
 }
 
 fn skip_space(json: &[u8], from: usize) -> usize {
