@@ -190,9 +190,11 @@ mod tests {
             Some(r#"{"voices":["VoiceAlpha"]}"#),
         );
         rewrites(
-            "{ \"voices\" : [ \"a\", \"\\u0061lias\" ] ,\"inputs\":[{\"text\":\"alias\",\"voice_id\" : \"alias\"}, {}]}\n",
+            "{ \"voices\" : [ \"a\", \"\\u0061lias\" ] ,\
+             \"inputs\":[{\"text\":\"alias\",\"voice_id\" : \"alias\"}, {}]}\n",
             Some(
-                "{ \"voices\" : [ \"a\", \"VoiceAlpha\" ] ,\"inputs\":[{\"text\":\"alias\",\"voice_id\" : \"VoiceAlpha\"}, {}]}\n",
+                "{ \"voices\" : [ \"a\", \"VoiceAlpha\" ] ,\
+                 \"inputs\":[{\"text\":\"alias\",\"voice_id\" : \"VoiceAlpha\"}, {}]}\n",
             ),
         );
         rewrites(
@@ -245,11 +247,14 @@ mod tests {
             prop_assert!(!again.has_credentials);
             prop_assert_eq!(again.characters, message.characters);
 
-            let n_space = |bytes: &[u8]| bytes.iter().take_while(|b| b.is_ascii_whitespace()).count();
+            let n_space =
+                |bytes: &[u8]| bytes.iter().take_while(|b| b.is_ascii_whitespace()).count();
             prop_assert_eq!(n_space(&stripped), n_space(&payload));
-            let is_closing = |byte: &u8| *byte == b'}';
-            let end = |bytes: &[u8]| bytes[bytes.iter().rposition(|b| is_closing(b)).unwrap()..].to_vec();
-            prop_assert_eq!(end(&stripped), end(&payload));
+            let tail = |bytes: &[u8]| {
+                let brace = bytes.iter().rposition(|&byte| byte == b'}').unwrap();
+                bytes[brace..].to_vec()
+            };
+            prop_assert_eq!(tail(&stripped), tail(&payload));
         }
 
         #[test]
@@ -267,18 +272,19 @@ mod tests {
                     *voice = "VoiceAlpha".into();
                 }
             };
-            for voice in expected.get_mut("voices").and_then(Json::as_array_mut).into_iter().flatten() {
-                rename(voice);
+            if let Some(voices) = expected.get_mut("voices").and_then(Json::as_array_mut) {
+                voices.iter_mut().for_each(rename);
             }
-            for input in expected.get_mut("inputs").and_then(Json::as_array_mut).into_iter().flatten() {
-                input.get_mut("voice_id").map(rename);
+            if let Some(inputs) = expected.get_mut("inputs").and_then(Json::as_array_mut) {
+                inputs.iter_mut().filter_map(|input| input.get_mut("voice_id")).for_each(rename);
             }
             prop_assert_eq!(serde_json::from_slice::<Json>(&rewritten).unwrap(), expected);
 
             let others = |payload| {
                 let mut members = raw_members(payload);
                 members.retain(|(key, ..)| key != "voices" && key != "inputs");
-                members.into_iter().map(|(_, key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
+                let raw = members.into_iter().map(|(_, key, value)| [key, value].concat());
+                raw.collect::<Vec<_>>()
             };
             prop_assert_eq!(others(&rewritten), others(&payload));
             let after = scan(Dialect::Dialogue, &rewritten).unwrap();
@@ -288,11 +294,12 @@ mod tests {
 
         #[test]
         fn broken_bytes_never_panic(
-            bytes in "[\\[\\]{}\",:\\\\ a]{0,16}|\\{\"(voices|inputs|xi_api_key)\"[\\[\\]{}\",:\\\\ a]{0,12}",
+            bytes in "(\\{\"(voices|inputs|xi_api_key)\")?[\\[\\]{}\",:\\\\ a]{0,16}",
         ) {
             let bytes = bytes.as_bytes();
             let stripped = without_credentials(bytes);
-            prop_assert!(memchr::memmem::find(&stripped, b"\"xi_api_key\":").is_none_or(|at| at > 1));
+            let left = memchr::memmem::find(&stripped, b"\"xi_api_key\":");
+            prop_assert!(left.is_none_or(|at| at > 1));
             let rewritten = with_voices_rewritten(bytes, voice_of);
             prop_assert!(rewritten.is_none_or(|rewritten| rewritten != bytes));
         }

@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn every_shape_of_body_is_read() {
         check(
-            r#"{"detail":{"type":"not_found","code":"voice_not_found","message":"No.","status":"x"}}"#,
+            r#"{"detail":{"type":"not_found","code":"voice_not_found","message":"No."}}"#,
             Some("voice_not_found"),
             Some("No."),
         );

@@ -407,7 +407,9 @@ mod tests {
         }
 
         #[test]
-        fn what_is_set_is_what_is_got(raw in "[a-c=&%0-9+]{0,20}", name in "[a-c]{1}", value in "\\PC{0,8}") {
+        fn what_is_set_is_what_is_got(
+            raw in "[a-c=&%0-9+]{0,20}", name in "[a-c]{1}", value in "\\PC{0,8}",
+        ) {
             let mut query = Query::parse(&raw);
             query.set(&name, &value);
             let again = Query::parse(&query.to_string());

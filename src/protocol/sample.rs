@@ -201,7 +201,8 @@ pub(super) fn message() -> impl Strategy<Value = Node> {
     let input = prop_oneof![
         9 => vec((prop::sample::select(vec!["text", "voice_id", "new_turn"]), string()), 0..3)
             .prop_map(|members| {
-                Node::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+                let owned = members.into_iter().map(|(key, value)| (key.to_owned(), value));
+                Node::Object(owned.collect())
             }),
         1 => node(),
     ];

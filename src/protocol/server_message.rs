@@ -160,7 +160,7 @@ impl<'a> ServerMessage<'a> {
 /// in its first bytes, or by a length that no padded base64 has; should it show neither, the audio
 /// is measured a few bytes too long. To search all of it would cost as much as all the rest.
 fn may_have_escapes(audio: &[u8]) -> bool {
-    let searched = if audio.len() % 4 == 0 {
+    let searched = if audio.len().is_multiple_of(4) {
         &audio[..audio.len().min(256)]
     } else {
         audio
@@ -400,12 +400,12 @@ mod tests {
 
     #[test]
     fn errors_are_read() {
-        let payload = br#"{"message":"A voice \"x\" is not there.","error":"voice_id_does_not_exist","code":1008}"#;
+        let payload = br#"{"message":"No \"x\".","error":"voice_id_does_not_exist","code":1008}"#;
         let message = look(payload);
         assert_eq!(message.kind(), ServerKind::Error);
         let error = message.error.unwrap();
         assert_eq!(error.error, "voice_id_does_not_exist");
-        assert_eq!(error.message, "A voice \"x\" is not there.");
+        assert_eq!(error.message, "No \"x\".");
         assert_eq!(error.code, Some(1008));
         check(
             r#"{"error":"quota_exceeded","context_id":null}"#,
@@ -474,7 +474,10 @@ mod tests {
             let (final_key, context_key) =
                 if is_snake { ("is_final", "context_id") } else { ("isFinal", "contextId") };
             let json = json!({
-                "audio": base64, "alignment": { "chars": chars }, final_key: is_final, context_key: context,
+                "audio": base64,
+                "alignment": { "chars": chars },
+                final_key: is_final,
+                context_key: context,
             });
             for payload in [json.to_string(), spaced(&json)] {
                 let seen = look(payload.as_bytes());
