@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use secrecy::ExposeSecret as _;
+
 use super::*;
 use crate::auth::TokenHashes;
+use crate::ids::ClientId;
+use std::net::IpAddr;
 
 const REMOTE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
