@@ -1,1 +1,5 @@
 //! http
+
+pub mod address;
+pub mod origin;
+pub mod tls;
