@@ -197,7 +197,7 @@ impl Directory {
         })
     }
 
-    /// Withdraws a token: a single-use token that waits is gone from the store, and sessions of
+    /// Withdraws the token that [`TokenHash::to_revoke`] gave this hash of: a single-use token that waits is gone from the store, and sessions of
     /// this process that rest on the token, or on one that it made, are over. Tells whether the
     /// store held it.
     pub async fn revoke(&self, token: TokenHash, now: SystemTime) -> Result<bool, AuthError> {

@@ -281,7 +281,7 @@ impl<'a> Jwt<'a> {
         let (header, claims) = message.split_once('.')?;
         let header: Header = decode_part(header)?;
         let algorithm = header.algorithm()?;
-        let hash = TokenHash::of(token);
+        let hash = TokenHash::to_revoke(token);
         Some(Self {
             header,
             algorithm,

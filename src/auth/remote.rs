@@ -100,11 +100,13 @@ impl RemoteKeys {
             schedule.wanted = false;
             std::mem::replace(&mut schedule.failed, fetched.is_err())
         };
-        let url = self.url.as_url().as_str();
+        // A query may hold a key of the issuer's.
+        let mut url = self.url.as_url().clone();
+        url.set_query(None);
         match fetched {
             Ok(keys) => {
                 if failed_before {
-                    tracing::info!(url, "fetched the JWT key set again");
+                    tracing::info!(%url, "fetched the JWT key set again");
                 }
                 let ids = |keys: &[VerifyingKey]| keys.iter().map(|key| key.id).collect::<Vec<_>>();
                 let new_ids = ids(&keys);
@@ -115,7 +117,7 @@ impl RemoteKeys {
                 // Once for each outage, not once a minute.
                 if !failed_before {
                     let kept = self.keys.load().is_some();
-                    tracing::warn!(url, %error, kept, "cannot fetch the JWT key set");
+                    tracing::warn!(%url, %error, kept, "cannot fetch the JWT key set");
                 }
                 false
             }

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PublicKeyData as _};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -114,6 +115,30 @@ async fn withdrawing_key_plan_or_client_ends_live_sessions() {
         ..config(SECRET)
     };
     directory.reload(&revoked, &[], &both).unwrap();
+    assert_eq!(
+        directory.recheck(&identity, at(NOW)),
+        Err(AuthError::Revoked)
+    );
+    assert_eq!(
+        identify(&directory, &credential).await.unwrap_err(),
+        AuthError::Revoked
+    );
+}
+
+#[tokio::test]
+async fn a_revoked_jwt_is_revoked_under_any_signature() {
+    let directory = directory(&config(SECRET));
+    let credential = jwt(&json!({ "sub": "ann", "exp": NOW + 60 }));
+    let identity = identify(&directory, &credential).await.unwrap();
+    let Credential::Key(token) = &credential else {
+        unreachable!()
+    };
+    let (signed, _) = token.expose_secret().rsplit_once('.').unwrap();
+    let other = SecretString::from(format!("{signed}.another"));
+    directory
+        .revoke(TokenHash::to_revoke(&other), at(NOW))
+        .await
+        .unwrap();
     assert_eq!(
         directory.recheck(&identity, at(NOW)),
         Err(AuthError::Revoked)

@@ -53,7 +53,7 @@ async fn the_last_good_set_is_kept_whatever_comes_after() {
         answer("500 Internal Server Error", &key_set("error")),
         answer("200 OK", "<html>"),
         answer("200 OK", r#"{"keys":[]}"#),
-        answer("200 OK", &" ".repeat(MAX_SET_BYTES + 1)),
+        answer("200 OK", &(key_set("large") + &" ".repeat(MAX_SET_BYTES))),
         answer("302 Found\r\nlocation: /elsewhere", ""),
         "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_owned(),
         answer("200 OK", &good),

@@ -116,7 +116,10 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// No development certificate can be made or kept.
-    #[error("server.tls = \"dev\": {}: {problem}", directory.display())]
+    #[error(
+        "server.tls = \"dev\": {}: {problem}; another place is tls = {{ dev_directory = \"…\" }}",
+        directory.display()
+    )]
     Dev {
         /// Where it would be kept.
         directory: PathBuf,
