@@ -35,10 +35,10 @@ done
 # How much of everything: rounds, and seconds or counts within one.
 if [[ $MODE == quick ]]; then
   ROUNDS=3 SECONDS_EACH=1.5 BULK_COUNT=1000 SESSIONS=600 SESSIONS_TLS=300
-  FIRST_AUDIO=150 FAR=8 FAR_ROUNDS=1 MEMORY_ROUNDS=1 SCALE_ROUNDS=2 SOAK=${SOAK:-20}
+  FIRST_AUDIO=150 FAR=8 FAR_ROUNDS=1 MEMORY_ROUNDS=1 SCALE_ROUNDS=2 SCALE_SECONDS=3 SOAK=${SOAK:-20}
 else
   ROUNDS=7 SECONDS_EACH=3 BULK_COUNT=3000 SESSIONS=2000 SESSIONS_TLS=1000
-  FIRST_AUDIO=400 FAR=12 FAR_ROUNDS=3 MEMORY_ROUNDS=3 SCALE_ROUNDS=3 SOAK=${SOAK:-60}
+  FIRST_AUDIO=400 FAR=12 FAR_ROUNDS=3 MEMORY_ROUNDS=3 SCALE_ROUNDS=3 SCALE_SECONDS=5 SOAK=${SOAK:-60}
 fi
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -186,25 +186,54 @@ memory_scenarios() {
 scale_scenarios() {
   local sessions
   for sessions in 10 5000; do
-    in_turns "scale_$sessions" plain "$SCALE_ROUNDS" "$PROXIES" scale --sessions "$sessions" --seconds "$SECONDS_EACH"
+    in_turns "scale_$sessions" plain "$SCALE_ROUNDS" "$PROXIES" scale --sessions "$sessions" --seconds "$SCALE_SECONDS"
   done
 }
 
 crowd_scenarios() {
-  local target limit crowd=9500
-  # Two files for every session and some to spare.
-  limit=$((($(ulimit -n) - 256) / 2))
-  ((crowd <= limit)) || crowd=$limit
+  local target
   for target in $PROXIES; do
     local seconds=10
     [[ $target == xi-relay ]] && seconds=$SOAK
     start "$target" plain 20000
-    measure crowd plain "$target" 1 crowd --sessions "$crowd" --seconds "$seconds"
+    measure crowd plain "$target" 1 crowd --sessions "$CROWD" --seconds "$seconds"
     stop "$target"
   done
 }
 
+# about: what the report says of the machine and of the run.
+about() {
+  local cpu memory
+  cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
+  memory=$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1e6 }' /proc/meminfo)
+  cat <<ABOUT
+machine: ${cpu:-$(uname -m)}, $(nproc) cores, $memory$(grep -q hypervisor /proc/cpuinfo && echo ", virtual")
+system: $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r)
+files: $(ulimit -n)
+relay: $("$RELAY" --version 2>/dev/null || echo none)$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null | sed 's/^/ at /')
+rustc: $(rustc --version)
+others: $(versions)
+mode: $MODE
+rounds: $ROUNDS
+minutes: $(((SECONDS - STARTED_AT + 30) / 60))
+date: $(date -u +%Y-%m-%d)
+crowd: $CROWD
+ABOUT
+}
+
+versions() {
+  local -a all=()
+  if has "$TARGETS" nginx; then all+=("$(nginx -v 2>&1 | sed 's/.*: //')"); fi
+  if has "$TARGETS" haproxy; then all+=("$(haproxy -v | sed -n '1s/.*version \([^ ]*\).*/HAProxy \1/p')"); fi
+  if has "$TARGETS" caddy; then all+=("Caddy $(caddy version)"); fi
+  local IFS=,
+  echo "${all[*]}" | sed 's/,/, /g'
+}
+
 ulimit -n "$(ulimit -Hn)"
+# Two files for every session of the crowd, and some to spare.
+CROWD=$((($(ulimit -n) - 256) / 2))
+((CROWD <= 9500)) || CROWD=9500
 rm -rf "$WORK"
 mkdir -p "$WORK"
 TOKEN=$(openssl rand -hex 16)
@@ -231,4 +260,11 @@ if has "$ONLY" scale; then with plain 20000 "$PROXIES" scale_scenarios; fi
 if has "$ONLY" crowd; then crowd_scenarios; fi
 
 echo "measured in $((SECONDS - STARTED_AT)) s; figures in $RESULTS" >&2
-((${#FAILED[@]} == 0)) || echo "failed: ${FAILED[*]}" >&2
+about >"$WORK/about"
+declare -a write=()
+[[ $WRITE == no ]] || write=(--write "$ROOT/docs/performance.md")
+"$BIN/report" --results "$RESULTS" --about "$WORK/about" "${write[@]}"
+if ((${#FAILED[@]})); then
+  echo "failed: ${FAILED[*]}" >&2
+  exit 1
+fi

@@ -153,7 +153,7 @@ mod tests {
             let audio = audio_message(size);
             assert_eq!(audio.len(), size);
             let parsed: serde_json::Value = serde_json::from_slice(&audio).unwrap();
-            assert!(parsed["audio"].as_str().unwrap().len() % 4 == 0);
+            assert!(parsed["audio"].as_str().unwrap().len().is_multiple_of(4));
             let text = text_message(size);
             assert_eq!(text.len(), size);
             assert!(
