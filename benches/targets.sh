@@ -186,7 +186,7 @@ CONF
 start_xi_relay() {
   local kind=$1 scheme=ws extra=""
   is_tls "$kind" && scheme=wss extra="ca_file = \"$CA\""
-  [[ $kind == far-cold ]] && extra+=$'\n'"warm_max = 0"$'\n'"warm_min = 0"
+  [[ $kind == far-cold ]] && extra+=$'\n[upstream.warm]\nmin = 0\nmax = 0'
   rm -f "$WORK"/xi-relay.db*
   cat >"$WORK/xi-relay.toml" <<CONF
 [server]
