@@ -122,9 +122,9 @@ in_turns() {
 
 # with KIND CONNECTIONS "TARGETS" COMMAND…: runs a command while these are up.
 with() {
-  local kind=$1 connections=$2 targets=$3 target
+  local kind=$1 connections=$2 names=$3 target
   shift 3
-  for target in $targets; do start "$target" "$kind" "$connections"; done
+  for target in $names; do start "$target" "$kind" "$connections"; done
   "$@"
   stop_all_proxies
 }
@@ -226,8 +226,9 @@ versions() {
   if has "$TARGETS" nginx; then all+=("$(nginx -v 2>&1 | sed 's/.*: //')"); fi
   if has "$TARGETS" haproxy; then all+=("$(haproxy -v | sed -n '1s/.*version \([^ ]*\).*/HAProxy \1/p')"); fi
   if has "$TARGETS" caddy; then all+=("Caddy $(caddy version)"); fi
-  local IFS=,
-  echo "${all[*]}" | sed 's/,/, /g'
+  local list
+  list=$(printf ', %s' "${all[@]}")
+  echo "${list#, }"
 }
 
 ulimit -n "$(ulimit -Hn)"
