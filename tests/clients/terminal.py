@@ -72,13 +72,17 @@ def wscat_in_a_terminal(order, command):
 
 
 def wscat_with_x(order, command):
-    """A script: each message by -x, into a file, since wscat loses frames on a pipe when it exits."""
+    """A script: each message by -x, into a file, since wscat loses frames on a pipe when it exits. Its input stays
+    open, since its end is the end of the conversation."""
     flags = [flag for message in messages_of(order) for flag in ("-x", json.dumps(message))]
     argv = [*command, "-c", url_of(order), "-H", f"xi-api-key: {order['XI_TOKEN']}", "-w", "5", *flags]
+    keyboard, nobody_types = os.pipe()
     with open(order["XI_OUT"] + ".txt", "w+b") as file:
-        done = subprocess.run(argv, stdout=file, stderr=subprocess.PIPE, timeout=40, check=False)
+        done = subprocess.run(argv, stdin=keyboard, stdout=file, stderr=subprocess.PIPE, timeout=40, check=False)
         file.seek(0)
         printed = file.read().decode()
+    os.close(keyboard)
+    os.close(nobody_types)
     if done.returncode:
         return {"error": done.stderr.decode().strip() or printed}
     return outcome_of(json_in(printed), order["XI_OUT"])
