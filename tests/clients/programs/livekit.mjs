@@ -1,5 +1,5 @@
 // LiveKit's plugin for Node: one utterance on a multi-context socket.
-import { initializeLogger } from "@livekit/agents";
+import { initializeLogger, tts as agents } from "@livekit/agents";
 import { TTS } from "@livekit/agents-plugin-elevenlabs";
 import { BASE, MODEL, TOKEN, VOICE, report, sentences } from "./outcome.mjs";
 
@@ -12,14 +12,15 @@ const tts = new TTS({
   encoding: "pcm_22050",
   autoMode: true,
 });
-tts.on("error", ({ error }) => report({ error: String(error) }));
+const failure = new Promise((resolve) => tts.on("error", ({ error }) => resolve(String(error))));
 
-const stream = tts.stream();
+const stream = tts.stream({ connOptions: { maxRetry: 0, retryIntervalMs: 0, timeoutMs: 10_000 } });
 for (const sentence of sentences()) stream.pushText(sentence);
 stream.endInput();
 const audio = [];
 for await (const event of stream) {
-  if (typeof event === "symbol") break;
+  if (event === agents.SynthesizeStream.END_OF_STREAM) break;
   audio.push(Buffer.from(event.frame.data.buffer, event.frame.data.byteOffset, event.frame.data.byteLength));
 }
-report({ audio: Buffer.concat(audio) });
+// A stream that failed just ends; the reason comes as an event.
+report(audio.length > 0 ? { audio: Buffer.concat(audio) } : { error: await failure });

@@ -19,7 +19,7 @@ class Collector(FrameProcessor):
 
     def __init__(self):
         super().__init__()
-        self.audio, self.words, self.error = b"", [], None
+        self.audio, self.words, self.errors = b"", [], []
         self.done = asyncio.Event()
 
     async def process_frame(self, frame, direction):
@@ -29,7 +29,7 @@ class Collector(FrameProcessor):
         elif isinstance(frame, TTSTextFrame):
             self.words.append(frame.text)
         elif isinstance(frame, ErrorFrame):
-            self.error = frame.error
+            self.errors.append(frame.error)
             self.done.set()
         elif isinstance(frame, TTSStoppedFrame):
             self.done.set()
@@ -59,7 +59,7 @@ async def main():
             await worker.queue_frame(EndFrame())
 
         await asyncio.gather(runner.run(), speak())
-        report(after.audio, " ".join(after.words), error=before.error or after.error)
+        report(after.audio, " ".join(after.words), error=before.errors + after.errors)
 
 
 asyncio.run(main())
