@@ -297,10 +297,8 @@ fn a_wrong_token_in_a_header_reads_401() {
     let relay = TestRelay::start(upstream.address, "");
     for request in [
         header("xi-api-key", "no-such-token"),
-        header("xi-api-key", ""),
         header("xi-api-key", UPSTREAM_KEY),
         header("Authorization", "Bearer no-such-token"),
-        header("Authorization", "Basic bm86c3VjaA=="),
     ] {
         let response = request.send(relay.address);
         assert_eq!(response.status, 401, "{}", response.text());
