@@ -1,1 +1,45 @@
-//! http
+//! The clients' side and the operator's: who may come in, what their requests ask for, and what they
+//! are answered. Leaves the frames to `session`.
+
+mod client_stream;
+mod dispatch;
+mod gateway;
+mod listener;
+mod operator;
+mod refusal;
+mod socket;
+mod upgrade;
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use client_stream::ClientStream;
+pub use gateway::{Gateway, Parts, Plans};
+pub use listener::{serve_clients, serve_operator};
+
+/// How the clients' side behaves: the `[server]` table but for its addresses and its TLS.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Paths are served under this prefix too.
+    pub path_prefix: String,
+    /// How long a connection may take to send a whole request head.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// The largest message of a client that has not shown a credential, in bytes.
+    pub max_unauthenticated_message_bytes: u64,
+    /// How many sockets may wait for a credential at once.
+    pub max_unauthenticated_sockets: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path_prefix: String::new(),
+            header_timeout: Duration::from_secs(5),
+            max_unauthenticated_message_bytes: 16 * 1024,
+            max_unauthenticated_sockets: 1000,
+        }
+    }
+}

@@ -1,1 +1,2 @@
-//! metrics
+//! placeholder
+#[derive(Debug, Default)] pub struct Metrics;

@@ -1,5 +1,27 @@
 //! ElevenLabs' words: requests, client messages, server messages, errors. Pure, no I/O.
 
+mod client_message;
+mod credential;
+mod dialect;
+mod edit;
+mod headers;
+mod json;
+mod output_format;
 mod problem;
+mod query;
+mod request;
+mod scrub;
+mod server_message;
+mod spans;
 
+pub use client_message::{ClientKind, ClientMessage, Input, InvalidMessage, scan};
+pub use credential::{Credential, CredentialName};
+pub use dialect::Dialect;
+pub use edit::{with_voices_rewritten, without_credentials};
+pub use headers::{SUBPROTOCOL, Subprotocols, header_credential, subprotocols};
+pub use output_format::{DEFAULT_OUTPUT_FORMAT, OutputFormat};
 pub use problem::Problem;
+pub use query::{DECIDING_PARAMETERS, DEFAULT_INACTIVITY_TIMEOUT, Query};
+pub use request::{Endpoint, Route, route, route_of_path};
+pub use scrub::Secrets;
+pub use server_message::{ServerError, ServerKind, ServerMessage, look};

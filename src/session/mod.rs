@@ -1,1 +1,156 @@
-//! session
+//! One client paired with one upstream, over any two byte streams: frames both ways, every timer,
+//! one ending, one line a message. Knows neither HTTP nor TLS.
+
+mod bucket;
+mod end;
+mod farewell;
+mod ledger;
+mod leg;
+mod opening;
+mod registry;
+mod relay;
+mod scratch;
+mod tap;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+pub use end::{Farewell, SessionEnd};
+pub use opening::{Opening, without_credential};
+pub use registry::{Live, Registration, Registry, SessionRow};
+pub use relay::Terms;
+
+use crate::frame::Reader;
+use crate::ids::Side;
+use crate::metrics::Metrics;
+use crate::protocol::OutputFormat;
+use crate::quota::Admission;
+use leg::Leg;
+use relay::Relay;
+use tap::Tap;
+
+/// The `[session]` table: deadlines that hold for every client.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timing {
+    /// How long a socket may stay without a credential.
+    #[serde(with = "humantime_serde")]
+    pub credential_timeout: Duration,
+    /// How long a refusal waits for the client's first message.
+    #[serde(with = "humantime_serde")]
+    pub refusal_delay: Duration,
+    /// Both peers are pinged so often; one that leaves two unanswered is gone.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// How long a peer may leave bytes unread.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    /// How long the echo of a close frame is awaited.
+    #[serde(with = "humantime_serde")]
+    pub close_timeout: Duration,
+    /// How much longer than upstream the relay waits for a silent client, so that upstream's own
+    /// message is the one the client sees.
+    #[serde(with = "humantime_serde")]
+    pub inactivity_grace: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            credential_timeout: Duration::from_secs(5),
+            refusal_delay: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(3),
+            inactivity_grace: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What the log and the ledger say of a session besides its counts.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The model, as asked for; empty when not.
+    pub model: String,
+    /// The output format in effect.
+    pub format: String,
+    /// Upstream's `x-trace-id`.
+    pub trace_id: Option<String>,
+    /// From the client's request to the dial.
+    pub admit_time: Duration,
+    /// From the dial to upstream's 101.
+    pub connect_time: Duration,
+    /// Whether text stands in the log.
+    pub logs_text: bool,
+}
+
+/// One end of a session: the bytes, and those that were read before they were handed over.
+pub struct Peer<S> {
+    /// The byte stream.
+    pub stream: S,
+    /// To be read before it.
+    pub read_ahead: Vec<u8>,
+}
+
+/// Relays one session to its end: frames, farewell, ledger. `started` is when the client asked.
+pub async fn run<C, U>(
+    client: Peer<C>,
+    upstream: Peer<U>,
+    terms: Terms,
+    admission: Admission,
+    registration: Registration,
+    facts: Facts,
+    _metrics: Arc<Metrics>,
+    started: Instant,
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let timing = terms.timing.clone();
+    let live = Arc::clone(registration.live());
+    let now = Instant::now();
+    let client_reader = Reader::whole(Side::Client, terms.limits.max_message_bytes);
+    let upstream_reader = Reader::new(
+        Side::Upstream,
+        terms.max_upstream_message_bytes,
+        relay::MAX_HELD_BYTES,
+    );
+    let ping = timing.ping_interval;
+    let tap = Tap::new(
+        live.id.to_string(),
+        live.identity.client.as_str().into(),
+        started,
+        OutputFormat::parse(&facts.format),
+        facts.logs_text,
+    );
+    let session_deadline = now + terms.limits.max_session_duration;
+    let mut relay = Relay::new(
+        Leg::new(client.stream, Side::Client, client_reader, client.read_ahead, ping, now),
+        Leg::new(upstream.stream, Side::Upstream, upstream_reader, upstream.read_ahead, ping, now),
+        terms,
+        admission,
+        Arc::clone(&live),
+        tap,
+        session_deadline,
+    );
+    let end = relay.run().await;
+    let mut remains = relay.into_remains(&end);
+
+    ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
+    let upstream_left =
+        farewell::leave_upstream(&mut remains.upstream.stream, &end, remains.has_told_upstream);
+    let client_left = async {
+        // Settled before the client hears of the end: who comes back at once finds its slot free.
+        ledger::settle(&live, remains.admission, remains.tap.counts(), &facts, &end).await;
+        drop(registration);
+        if let Some(parting) = remains.parting {
+            let Leg { stream, reader, carry, .. } = &mut remains.client;
+            farewell::leave(stream, reader, carry, parting, &timing).await;
+        }
+    };
+    tokio::join!(upstream_left, client_left);
+}

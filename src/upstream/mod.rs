@@ -1,1 +1,192 @@
-//! upstream
+//! The way to ElevenLabs: dialing, TLS, the server-held key, the WebSocket handshake, connections
+//! kept warm. Knows nothing of clients.
+
+mod base_url;
+mod dial;
+mod handshake;
+mod pool;
+mod stream;
+mod tls;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use base_url::{BaseUrl, InvalidBaseUrl};
+pub use dial::DialError;
+pub use handshake::{Handshake, HandshakeError, Refusal};
+pub use pool::{PoolConfig, PoolCounts};
+pub use stream::Stream;
+pub use tls::{TlsError, client_config};
+
+use dial::Dialer;
+use pool::Pool;
+
+/// The `[upstream]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where sessions go: `ws` or `wss`, any path prefix; `sandbox` for the built-in one; nothing
+    /// for ElevenLabs when there is a key and the sandbox when there is none.
+    pub base_url: Option<BaseUrl>,
+    /// The deadline for TCP, TLS and the upgrade together.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// More certificate authorities to trust, as PEM; the system's stay trusted.
+    pub ca_file: Option<PathBuf>,
+    /// The largest message accepted from upstream, in bytes of payload.
+    pub max_message_bytes: u64,
+    /// Connections kept ready.
+    pub warm: PoolConfig,
+    /// How many sessions may be open upstream on the dialogue sockets, which hold one of the
+    /// account's slots for their whole life.
+    pub max_dialogue_sessions: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            connect_timeout: Duration::from_secs(10),
+            ca_file: None,
+            max_message_bytes: 32 * 1024 * 1024,
+            warm: PoolConfig::default(),
+            max_dialogue_sessions: 35,
+        }
+    }
+}
+
+/// A connection on which upstream has said 101.
+pub struct Connected {
+    /// The bytes of the WebSocket from here on.
+    pub stream: Stream,
+    /// What came in the same read as the 101, to be read before the stream.
+    pub read_ahead: Vec<u8>,
+    /// Upstream's `x-trace-id`.
+    pub trace_id: Option<String>,
+    /// From the first attempt to the 101.
+    pub took: Duration,
+}
+
+/// Why there is no session upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not reachable: name, TCP, proxy or TLS.
+    #[error("cannot reach upstream: {0}")]
+    Dial(#[from] DialError),
+    /// Reached, but did not upgrade.
+    #[error("upstream did not upgrade: {0}")]
+    Handshake(#[from] HandshakeError),
+    /// No 101 before the deadline.
+    #[error("upstream did not answer within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+}
+
+/// Connects to the one configured upstream.
+pub struct Upstream {
+    base_url: BaseUrl,
+    api_key: ArcSwapOption<SecretString>,
+    connect_timeout: Duration,
+    dialer: Arc<Dialer>,
+    pool: Pool,
+    /// Connection failures since the last success.
+    failures: AtomicU32,
+}
+
+impl Upstream {
+    /// Prepares connections to `base_url`; nothing is dialed yet but what is to be kept warm.
+    ///
+    /// # Errors
+    /// A CA file that cannot be read, or no trusted CA at all while `base_url` is `wss`.
+    pub fn new(
+        base_url: BaseUrl,
+        config: &Config,
+        api_key: Option<SecretString>,
+        is_local: bool,
+    ) -> Result<Self, TlsError> {
+        let tls = match base_url.is_tls() {
+            true => Some(client_config(config.ca_file.as_deref())?),
+            false => None,
+        };
+        let dialer = Arc::new(Dialer::new(&base_url, tls, !is_local));
+        Ok(Self {
+            pool: Pool::new(Arc::clone(&dialer), config.warm.clone(), config.connect_timeout),
+            api_key: ArcSwapOption::from(api_key.map(Arc::new)),
+            connect_timeout: config.connect_timeout,
+            failures: AtomicU32::new(0),
+            base_url,
+            dialer,
+        })
+    }
+
+    /// Takes another key for the sessions to come.
+    pub fn set_api_key(&self, api_key: Option<SecretString>) {
+        self.api_key.store(api_key.map(Arc::new));
+    }
+
+    /// Keeps connections warm until dropped; does nothing when the pool is off.
+    pub async fn keep_warm(&self) {
+        self.pool.keep_filled().await;
+    }
+
+    /// How the pool fares.
+    #[must_use]
+    pub fn pool_counts(&self) -> PoolCounts {
+        self.pool.counts()
+    }
+
+    /// Connection failures in a row; 0 after a success.
+    #[must_use]
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Dials, upgrades `path_and_query` (which begins with `/v1/`) and returns once upstream has
+    /// said 101. Nothing of the client is in what goes up but this path and query.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]; an HTTP answer other than 101 is in it with its body.
+    pub async fn connect(&self, path_and_query: &str) -> Result<Connected, ConnectError> {
+        let started = Instant::now();
+        let result = tokio::time::timeout(self.connect_timeout, self.try_connect(path_and_query))
+            .await
+            .unwrap_or(Err(ConnectError::TimedOut(self.connect_timeout)));
+        match &result {
+            // A refusal about the request says that upstream is well.
+            Err(ConnectError::Handshake(HandshakeError::Refused(refusal)))
+                if refusal.status < 500 => {}
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+        }
+        let (stream, handshake) = result?;
+        Ok(Connected {
+            stream,
+            read_ahead: handshake.read_ahead,
+            trace_id: handshake.trace_id,
+            took: started.elapsed(),
+        })
+    }
+
+    async fn try_connect(&self, path_and_query: &str) -> Result<(Stream, Handshake), ConnectError> {
+        let api_key = self.api_key.load_full();
+        let request = handshake::Request::new(&self.base_url, path_and_query, api_key.as_deref());
+        if let Some(mut stream) = self.pool.take() {
+            match request.upgrade(&mut stream).await {
+                Ok(handshake) => return Ok((stream, handshake)),
+                // It died while it waited; nothing of the client has gone up yet.
+                Err(HandshakeError::Broken(_)) => self.pool.note_stale(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut stream = self.dialer.dial().await?;
+        let handshake = request.upgrade(&mut stream).await?;
+        Ok((stream, handshake))
+    }
+}

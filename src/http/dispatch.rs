@@ -1,0 +1,61 @@
+//! From a request's head to the endpoint it asks for.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::header::{ALLOW, HeaderValue};
+use tokio::time::Instant;
+
+use super::gateway::{Ask, Gateway};
+use super::refusal::response;
+use super::socket;
+use crate::ids::SessionId;
+use crate::protocol::{Problem, Query, route_of_path};
+
+/// The address a connection came from; the listener puts it into each request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Remote(pub(super) IpAddr);
+
+/// Everything that clients can reach.
+pub(super) fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new().fallback(dispatch).with_state(gateway)
+}
+
+async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let started = Instant::now();
+    let id = SessionId::random();
+    let (head, _body) = request.into_parts();
+    let Some(route) = route_of_path(&gateway.parts.config.path_prefix, head.uri.path()) else {
+        return response(&Problem::not_found(), id);
+    };
+    let method = route.endpoint.method();
+    if head.method != method {
+        let mut response = response(&Problem { status: 405, ..Problem::not_found() }, id);
+        if let Ok(method) = HeaderValue::from_str(method.as_str()) {
+            response.headers_mut().insert(ALLOW, method);
+        }
+        return response;
+    }
+    if gateway.is_draining() {
+        return response(&Problem::service_restart(), id);
+    }
+    let Some(&Remote(remote)) = head.extensions.get::<Remote>() else {
+        return response(&Problem::system_busy(), id);
+    };
+    let ask = Ask {
+        id,
+        endpoint: route.endpoint,
+        voice: route.voice,
+        query: Query::parse(head.uri.query().unwrap_or_default()),
+        remote,
+        origin: None,
+        started,
+    };
+    if route.endpoint.is_socket() {
+        return socket::answer(gateway, ask, route.token, head).await;
+    }
+    response(&Problem::not_found(), id)
+}

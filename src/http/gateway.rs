@@ -1,0 +1,158 @@
+//! What every request shares, and the way from a known client to an open upstream.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::Config;
+use crate::auth::{self, Directory, Identity};
+use crate::ids::{SessionId, VoiceId};
+use crate::metrics::Metrics;
+use crate::protocol::{Endpoint, Problem, Query, Secrets};
+use crate::quota::{Limits, Quota};
+use crate::session::{Registry, Timing};
+use crate::upstream::Upstream;
+
+/// The limits of each plan by its name.
+pub type Plans = HashMap<Arc<str>, Arc<Limits>>;
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// How the clients' side behaves.
+    pub config: Config,
+    /// The sessions' deadlines.
+    pub timing: Timing,
+    /// Who may come in.
+    pub directory: Arc<Directory>,
+    /// What they may do.
+    pub plans: Plans,
+    /// What they have spent.
+    pub quota: Arc<Quota>,
+    /// Where they go.
+    pub upstream: Arc<Upstream>,
+    /// The largest message from upstream, in bytes.
+    pub max_upstream_message_bytes: u64,
+    /// What may reach nobody.
+    pub secrets: Arc<Secrets>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Who is live.
+    pub registry: Arc<Registry>,
+    /// The most sockets at once, as the limit on open files allows.
+    pub max_sockets: usize,
+    /// Whether text stands in the log.
+    pub logs_text: bool,
+}
+
+/// What every request shares.
+pub struct Gateway {
+    pub(super) parts: Parts,
+    pub(super) plans: ArcSwap<Plans>,
+    pub(super) unauthenticated: Arc<Semaphore>,
+    sockets: AtomicUsize,
+    draining: AtomicBool,
+}
+
+/// A place among the sockets of this process; dropping it frees the place.
+pub(super) struct Place(Arc<Gateway>);
+
+/// What a request asks for, once its head is understood.
+pub(super) struct Ask {
+    pub(super) id: SessionId,
+    pub(super) endpoint: Endpoint,
+    pub(super) voice: Option<VoiceId>,
+    pub(super) query: Query,
+    pub(super) remote: IpAddr,
+    pub(super) origin: Option<auth::Origin>,
+    pub(super) started: Instant,
+}
+
+impl Gateway {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            plans: ArcSwap::from_pointee(parts.plans.clone()),
+            unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
+            sockets: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            parts,
+        })
+    }
+
+    /// Takes other plans; live sessions go on under theirs, or end when their client is gone.
+    pub fn reload(&self, plans: Plans) {
+        self.plans.store(Arc::new(plans));
+        self.recheck();
+    }
+
+    /// Ends the live sessions whose token has been taken back, and puts the others under the
+    /// limits of their plan.
+    pub fn recheck(&self) {
+        let plans = self.plans.load();
+        for live in self.parts.registry.all() {
+            match self.parts.directory.recheck(&live.identity, SystemTime::now()) {
+                Ok(plan) => {
+                    if let Some(limits) = plans.get(&plan) {
+                        live.set_limits(Arc::clone(limits));
+                    }
+                }
+                Err(error) => live.end(crate::session::SessionEnd::Refused(Problem::from(error))),
+            }
+        }
+    }
+
+    /// Accepts no new sessions from here on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether new sessions are refused.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// A place for one more socket.
+    pub(super) fn place(self: &Arc<Self>) -> Result<Place, Problem> {
+        let taken = self.sockets.fetch_add(1, Ordering::Relaxed);
+        let place = Place(Arc::clone(self));
+        if taken >= self.parts.max_sockets { Err(Problem::system_busy()) } else { Ok(place) }
+    }
+
+    /// The limits of a client, narrowed to what its token allows.
+    pub(super) fn limits(&self, identity: &Identity) -> Result<Arc<Limits>, Problem> {
+        let plans = self.plans.load();
+        plans.get(&identity.plan).cloned().ok_or_else(Problem::invalid_api_key)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// When a session of `identity` must end, and what it is told then.
+pub(super) fn expiry(identity: &Identity, now: Instant) -> Option<(Instant, Problem)> {
+    let at = |end: Duration| now + end;
+    let token = identity.expires_at.map(|expires_at| {
+        let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+        (at(left), Problem::token_expired())
+    });
+    let narrowed = identity
+        .narrowing
+        .as_ref()
+        .and_then(|narrowing| narrowing.max_session())
+        .map(|longest| (at(longest), Problem::session_expired()));
+    match (token, narrowed) {
+        (Some(token), Some(narrowed)) => Some(if token.0 <= narrowed.0 { token } else { narrowed }),
+        (token, narrowed) => token.or(narrowed),
+    }
+}

@@ -1,0 +1,109 @@
+//! Accepting connections and serving HTTP/1.1 on them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::client_stream::ClientStream;
+use super::dispatch::{Remote, router};
+use super::gateway::Gateway;
+use super::operator;
+
+/// The largest request head, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// The most headers in a request.
+const MAX_HEADERS: usize = 64;
+/// The pause after an `accept` that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves clients until `stopped`; sessions that are live then go on by themselves.
+pub async fn serve_clients(
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    stopped: CancellationToken,
+) {
+    let header_timeout = gateway.parts.config.header_timeout;
+    let app = router(gateway);
+    loop {
+        let accepted = tokio::select! {
+            () = stopped.cancelled() => return,
+            accepted = accept(&listener) => accepted,
+        };
+        let (stream, remote) = accepted;
+        let app = app.clone();
+        tokio::spawn(async move {
+            let stream = ClientStream::Plain(stream);
+            serve(stream, remote, app, header_timeout).await;
+        });
+    }
+}
+
+/// Serves the operator until `stopped`.
+pub async fn serve_operator(
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    stopped: CancellationToken,
+) {
+    let header_timeout = gateway.parts.config.header_timeout;
+    let app = operator::router(gateway);
+    loop {
+        let (stream, remote) = tokio::select! {
+            () = stopped.cancelled() => return,
+            accepted = accept(&listener) => accepted,
+        };
+        let app = app.clone();
+        tokio::spawn(serve(ClientStream::Plain(stream), remote, app, header_timeout));
+    }
+}
+
+/// The next connection, with TCP_NODELAY set: with Nagle's algorithm the first audio is 40 ms late.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) if stream.set_nodelay(true).is_ok() => return (stream, remote),
+            // The connection was gone before it was accepted.
+            Ok(_) => {}
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(cause = %error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+async fn serve(stream: ClientStream, remote: SocketAddr, app: Router, header_timeout: Duration) {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Remote(remote.ip()));
+        app.clone().oneshot(request.map(axum::body::Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // A connection that breaks, or a head that is malformed, concerns its client alone; hyper has
+    // answered what can be answered.
+    let _ = connection.await;
+}

@@ -1,0 +1,141 @@
+//! How the relay leaves a client and an upstream: what is said last, and how long it waits.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::{SessionEnd, Timing};
+use crate::frame::{Opcode, Reader, Step, random_mask, write_close, write_frame};
+use crate::ids::{SessionId, Side};
+
+/// How long upstream is given to take a close frame: it must not keep a client's slot.
+const UPSTREAM_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a client whose framing is broken is read on, so that the close reaches it.
+const FAULTY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The last words to a client.
+pub(super) struct Parting {
+    /// Everything still to be written, the close frame last.
+    pub(super) bytes: Vec<u8>,
+    /// Whether the client's close frame has come: then there is nothing to wait for.
+    pub(super) has_closed: bool,
+    /// Whether the client can still be understood.
+    pub(super) is_faulty: bool,
+}
+
+impl Parting {
+    /// The error frame of `end`, if there is one, and the close.
+    pub(super) fn new(end: &SessionEnd, request: SessionId) -> Self {
+        let mut parting = Self::silent(end);
+        if let Some(problem) = end.problem() {
+            let frame = problem.to_frame(request);
+            write_frame(&mut parting.bytes, Opcode::Text, frame.as_bytes(), None);
+        }
+        parting.add_close(end);
+        parting
+    }
+
+    /// The close alone, for a client that is in the middle of a message.
+    pub(super) fn close_only(end: &SessionEnd) -> Self {
+        let mut parting = Self::silent(end);
+        parting.add_close(end);
+        parting
+    }
+
+    fn silent(end: &SessionEnd) -> Self {
+        Self {
+            bytes: Vec::new(),
+            has_closed: matches!(end, SessionEnd::Closed { by: Side::Client, .. }),
+            is_faulty: matches!(end, SessionEnd::Faulty { side: Side::Client, .. }),
+        }
+    }
+
+    fn add_close(&mut self, end: &SessionEnd) {
+        if let Some(farewell) = end.to_client() {
+            write_close(&mut self.bytes, farewell.code, &farewell.reason, None);
+        }
+    }
+}
+
+/// Says the last words to a client, waits for its close frame, and ends the connection. What the
+/// client still sends is read and dropped: unread bytes would reset the connection, and the reset
+/// would overtake the words.
+pub(super) async fn leave<S>(
+    stream: &mut S,
+    reader: &mut Reader,
+    carry: &mut Vec<u8>,
+    parting: Parting,
+    timing: &Timing,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let spoken = async {
+        stream.write_all(&parting.bytes).await?;
+        stream.flush().await
+    };
+    if !matches!(timeout(timing.write_timeout, spoken).await, Ok(Ok(()))) {
+        return;
+    }
+    if !parting.has_closed && !parting.is_faulty {
+        // Either way the connection ends here: with the echo, or without.
+        let _ = timeout(timing.close_timeout, heard_close(stream, reader, carry)).await;
+    }
+    // The peer may be gone already; there is nobody left to tell.
+    let _ = timeout(FAULTY_PATIENCE, stream.shutdown()).await;
+    if parting.is_faulty {
+        let _ = timeout(FAULTY_PATIENCE, drain(stream)).await;
+    }
+}
+
+/// Tells upstream that the session is over and ends the connection, in any case within a second.
+pub(super) async fn leave_upstream<S>(stream: &mut S, end: &SessionEnd, has_closed: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(farewell) = end.to_upstream() else {
+        return;
+    };
+    let mut bytes = Vec::new();
+    if !has_closed {
+        write_close(&mut bytes, farewell.code, &farewell.reason, Some(random_mask()));
+    }
+    let spoken = async {
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await
+    };
+    if matches!(timeout(UPSTREAM_PATIENCE, spoken).await, Ok(Ok(()))) {
+        // Read on a little, so that the close frame is not overtaken by a reset.
+        let _ = timeout(UPSTREAM_PATIENCE, drain(stream)).await;
+    }
+}
+
+/// Reads until the peer's close frame, or the end of its stream.
+async fn heard_close<S: AsyncRead + Unpin>(stream: &mut S, reader: &mut Reader, carry: &mut Vec<u8>) {
+    loop {
+        loop {
+            match reader.step(carry) {
+                Ok(Step::Frame(frame)) => {
+                    if frame.opcode == Opcode::Close {
+                        return;
+                    }
+                    if !frame.opcode.is_control() && frame.fin {
+                        // Its content no longer matters, its end does.
+                        let _ = reader.payload(&[], true);
+                    }
+                    carry.drain(..frame.len);
+                }
+                Ok(_) => break,
+                Err(_) => return,
+            }
+        }
+        if !matches!(stream.read_buf(carry).await, Ok(n_read) if n_read > 0) {
+            return;
+        }
+    }
+}
+
+async fn drain<S: AsyncRead + Unpin>(stream: &mut S) {
+    let mut sink = [0; 4096];
+    while matches!(stream.read(&mut sink).await, Ok(n_read) if n_read > 0) {}
+}

@@ -1,0 +1,225 @@
+//! One of a session's two connections: its bytes, what waits to be written, its signs of life.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::frame::{Opcode, Reader, random_mask, write_close, write_frame};
+use crate::ids::Side;
+
+/// How many pings may stay unanswered before the peer is taken for gone.
+const MAX_UNANSWERED_PINGS: u32 = 2;
+
+pub(super) struct Leg<S> {
+    pub(super) stream: S,
+    side: Side,
+    /// Follows what this peer sends.
+    pub(super) reader: Reader,
+    /// Bytes of this peer that have been read but not taken: the start of a frame, or what stood
+    /// behind a message that has to wait.
+    pub(super) carry: Vec<u8>,
+    /// How many bytes `carry` must hold before there is anything to take; 0 when there is now.
+    pub(super) carry_needs: usize,
+    /// What this peer's socket had no room for. While it is not empty, the other side is not read.
+    out: Vec<u8>,
+    out_written: usize,
+    needs_flush: bool,
+    /// Since when `out` has made no progress.
+    stalled_since: Option<Instant>,
+    /// The payload of the last ping, to be answered at the next border of a frame.
+    pong_due: Option<Box<[u8]>>,
+    unanswered_pings: u32,
+    ping_at: Instant,
+    ping_interval: Duration,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
+    pub(super) fn new(
+        stream: S,
+        side: Side,
+        reader: Reader,
+        read_ahead: Vec<u8>,
+        ping_interval: Duration,
+        now: Instant,
+    ) -> Self {
+        Self {
+            stream,
+            side,
+            reader,
+            carry: read_ahead,
+            carry_needs: 0,
+            out: Vec::new(),
+            out_written: 0,
+            needs_flush: false,
+            stalled_since: None,
+            pong_due: None,
+            unanswered_pings: 0,
+            ping_at: now + ping_interval,
+            ping_interval,
+        }
+    }
+
+    /// Reads what is there, as much as fits: several TLS records in one go, one packet's worth of
+    /// plain bytes. `Ok(0)` is the end of the stream; an error behind bytes waits for the next call.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let before = buffer.filled().len();
+        loop {
+            let filled = buffer.filled().len();
+            let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+            let n_read = buffer.filled().len() - filled;
+            match polled {
+                Poll::Ready(Ok(())) if n_read > 0 && buffer.remaining() > 0 => {}
+                Poll::Ready(Err(error)) if filled == before => return Poll::Ready(Err(error)),
+                Poll::Pending if filled == before => return Poll::Pending,
+                _ => return Poll::Ready(Ok(buffer.filled().len() - before)),
+            }
+        }
+    }
+
+    /// Writes `bytes` behind whatever waits; what the socket has no room for waits too.
+    pub(super) fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8], now: Instant) -> io::Result<()> {
+        let mut rest = bytes;
+        if self.out.is_empty() {
+            while !rest.is_empty() {
+                match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(n_written)) => rest = &rest[n_written..],
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Pending => break,
+                }
+            }
+            self.needs_flush = true;
+        }
+        if !rest.is_empty() {
+            self.out.extend_from_slice(rest);
+            self.stalled_since.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// Ready when nothing waits to be written any more.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
+        while self.out_written < self.out.len() {
+            let rest = &self.out[self.out_written..];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(n_written) => {
+                    self.out_written += n_written;
+                    self.stalled_since = Some(now);
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if !self.out.is_empty() {
+            self.out = Vec::new();
+            self.out_written = 0;
+            self.needs_flush = true;
+        }
+        if self.needs_flush {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(result) => {
+                    result?;
+                    self.needs_flush = false;
+                }
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert(now);
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.stalled_since = None;
+        Poll::Ready(Ok(()))
+    }
+
+    /// What the socket had no room for.
+    pub(super) fn take_unwritten(&mut self) -> Vec<u8> {
+        self.out.split_off(self.out_written)
+    }
+
+    /// Whether something waits to be written.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled_since.is_some()
+    }
+
+    /// When the peer has had long enough to read, if it is not reading.
+    pub(super) fn stall_deadline(&self, patience: Duration) -> Option<Instant> {
+        self.stalled_since.map(|since| since + patience)
+    }
+
+    /// Appends a frame of the relay's own, masked where this peer is a server.
+    pub(super) fn write_own(
+        &mut self,
+        cx: &mut Context<'_>,
+        opcode: Opcode,
+        payload: &[u8],
+        now: Instant,
+    ) -> io::Result<()> {
+        let mut frame = Vec::new();
+        write_frame(&mut frame, opcode, payload, self.mask());
+        self.write(cx, &frame, now)
+    }
+
+    /// Appends a close frame.
+    pub(super) fn write_close(
+        &mut self,
+        cx: &mut Context<'_>,
+        code: Option<u16>,
+        reason: &str,
+        now: Instant,
+    ) -> io::Result<()> {
+        let mut frame = Vec::new();
+        write_close(&mut frame, code, reason, self.mask());
+        self.write(cx, &frame, now)
+    }
+
+    /// The mask for a frame to this peer: a fresh key towards a server, none towards a client.
+    pub(super) fn mask(&self) -> Option<[u8; 4]> {
+        (self.side == Side::Upstream).then(random_mask)
+    }
+
+    /// Remembers a ping; only the last one needs an answer (RFC 6455 section 5.5.3), so pings in a
+    /// row take no more memory than one.
+    pub(super) fn owe_pong(&mut self, payload: &[u8]) {
+        self.pong_due = Some(payload.into());
+    }
+
+    /// Answers the last ping, if the socket has room and a frame may begin.
+    pub(super) fn pay_pong(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
+        if self.out.is_empty() && let Some(payload) = self.pong_due.take() {
+            self.write_own(cx, Opcode::Pong, &payload, now)?;
+        }
+        Ok(())
+    }
+
+    /// Takes any byte from the peer as a sign of life.
+    pub(super) fn heard(&mut self) {
+        self.unanswered_pings = 0;
+    }
+
+    /// When the next ping is due.
+    pub(super) fn ping_at(&self) -> Instant {
+        self.ping_at
+    }
+
+    /// Sends the ping that is due, if a frame may begin; says whether the peer is taken for gone.
+    pub(super) fn ping(&mut self, cx: &mut Context<'_>, may_write: bool, now: Instant) -> io::Result<bool> {
+        self.ping_at = now + self.ping_interval;
+        if self.unanswered_pings >= MAX_UNANSWERED_PINGS {
+            return Ok(true);
+        }
+        // A peer that is being written to is judged by whether it reads.
+        if may_write && self.out.is_empty() {
+            self.unanswered_pings += 1;
+            self.write_own(cx, Opcode::Ping, b"", now)?;
+        }
+        Ok(false)
+    }
+}

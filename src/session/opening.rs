@@ -1,0 +1,161 @@
+//! A client's socket between its 101 and upstream's: who has not shown a credential in the upgrade
+//! shows it in the first message, and who is to be refused is refused behind that message.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::SessionEnd;
+use super::farewell::{Parting, leave};
+use crate::frame::{Close, Fault, Opcode, Reader, Step, unmask_onto, write_frame};
+use crate::ids::{SessionId, Side};
+use crate::protocol::Problem;
+
+/// A client that waits for its upstream. What it says is kept, to be relayed as it came.
+pub struct Opening<C> {
+    stream: C,
+    reader: Reader,
+    /// All that the client has said, but for pings that have been answered.
+    bytes: Vec<u8>,
+    /// How much of `bytes` has been looked at.
+    n_seen: usize,
+    /// The first message, as far as it has come.
+    message: Vec<u8>,
+    /// Whether the first message is text; none while it has not come.
+    is_text: Option<bool>,
+    max_message_bytes: u64,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
+    /// Takes over a socket that has been upgraded; `read_ahead` came with the upgrade.
+    pub fn new(stream: C, read_ahead: Vec<u8>, max_message_bytes: u64) -> Self {
+        Self {
+            stream,
+            reader: Reader::whole(Side::Client, max_message_bytes),
+            bytes: read_ahead,
+            n_seen: 0,
+            message: Vec::new(),
+            is_text: None,
+            max_message_bytes,
+        }
+    }
+
+    /// Waits for the first whole message and returns its payload, and whether it is text. It stays
+    /// to be relayed.
+    ///
+    /// # Errors
+    /// The client closed, went, or broke the protocol.
+    pub async fn first_message(&mut self) -> Result<(&[u8], bool), SessionEnd> {
+        loop {
+            self.look().await?;
+            if let Some(is_text) = self.is_text {
+                return Ok((&self.message, is_text));
+            }
+            self.read().await?;
+        }
+    }
+
+    /// Keeps reading until the client is gone, as far as there is room; for the time in which
+    /// upstream is dialed.
+    pub async fn gone(&mut self) -> SessionEnd {
+        let room = usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX);
+        while self.bytes.len() < room {
+            if let Err(end) = self.read().await {
+                return end;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Accepts larger messages, once the client is known.
+    pub fn set_max_message_bytes(&mut self, max_message_bytes: u64) {
+        self.max_message_bytes = max_message_bytes;
+        self.reader.set_max_message_bytes(max_message_bytes);
+    }
+
+    /// The stream, and what has been read from it.
+    pub fn into_parts(self) -> (C, Vec<u8>) {
+        (self.stream, self.bytes)
+    }
+
+    /// Tells the client why there is no session. The refusal waits for the client's first message,
+    /// at most `patience`: some clients hang when a socket ends before they have said anything.
+    pub async fn refuse(
+        mut self,
+        end: SessionEnd,
+        request: SessionId,
+        patience: Duration,
+        timing: &super::Timing,
+    ) {
+        let is_client_fault = matches!(
+            end,
+            SessionEnd::Faulty { side: Side::Client, .. } | SessionEnd::Closed { .. }
+        );
+        let mut end = end;
+        if !is_client_fault && self.is_text.is_none() {
+            match tokio::time::timeout(patience, self.first_message()).await {
+                Ok(Err(SessionEnd::Lost(_))) => return,
+                Ok(Err(worse)) => end = worse,
+                _ => {}
+            }
+        }
+        let parting = Parting::new(&end, request);
+        let mut carry = self.bytes.split_off(self.n_seen);
+        leave(&mut self.stream, &mut self.reader, &mut carry, parting, timing).await;
+    }
+
+    /// Looks at the frames that have come and not been seen.
+    async fn look(&mut self) -> Result<(), SessionEnd> {
+        while self.is_text.is_none() {
+            let bytes = &self.bytes[self.n_seen..];
+            let frame = match self.reader.step(bytes).map_err(faulty)? {
+                Step::Need(_) => return Ok(()),
+                Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
+                Step::Frame(frame) => frame,
+            };
+            let key = frame.mask.expect("the reader refuses a client frame without a mask");
+            let start = self.message.len();
+            unmask_onto(&mut self.message, &bytes[frame.payload.clone()], key);
+            if !frame.opcode.is_control() {
+                let payload = &self.message[start..];
+                let is_text = self.reader.payload(payload, frame.fin).map_err(faulty)?;
+                self.n_seen += frame.len;
+                self.is_text = frame.fin.then_some(is_text);
+                continue;
+            }
+            let payload = self.message.split_off(start);
+            self.bytes.drain(self.n_seen..self.n_seen + frame.len);
+            match frame.opcode {
+                Opcode::Ping => {
+                    let mut pong = Vec::new();
+                    write_frame(&mut pong, Opcode::Pong, &payload, None);
+                    let written = self.stream.write_all(&pong).await;
+                    written.map_err(|_| SessionEnd::Lost(Side::Client))?;
+                }
+                Opcode::Close => {
+                    let close = Close::parse(&payload).map_err(faulty)?;
+                    return Err(SessionEnd::Closed { by: Side::Client, close });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<(), SessionEnd> {
+        match self.stream.read_buf(&mut self.bytes).await {
+            Ok(n_read) if n_read > 0 => Ok(()),
+            _ => Err(SessionEnd::Lost(Side::Client)),
+        }
+    }
+}
+
+/// The ending of a client that never showed a credential.
+#[must_use]
+pub fn without_credential() -> SessionEnd {
+    SessionEnd::Refused(Problem::needs_authorization())
+}
+
+fn faulty(fault: Fault) -> SessionEnd {
+    SessionEnd::Faulty { side: Side::Client, fault }
+}

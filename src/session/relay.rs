@@ -1,0 +1,420 @@
+//! The relay of one session: both directions, every timer, one task, no queue.
+//!
+//! A side is read only while nothing waits to be written to the other, so memory is bounded by one
+//! read and one held message per direction. What upstream sends is forwarded as the very bytes that
+//! were read; what the client sends is held until whole, judged, and then forwarded as it came.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::bucket::Bucket;
+use super::farewell::Parting;
+use super::leg::Leg;
+use super::scratch::{READ_BYTES, with_read_buffer};
+use super::tap::Tap;
+use super::{Live, SessionEnd, Timing};
+use crate::frame::{Close, Opcode};
+use crate::ids::Side;
+use crate::protocol::{Dialect, Problem, Secrets};
+use crate::quota::{Admission, Limits, Reserved};
+
+mod down;
+mod up;
+
+pub(super) use down::MAX_HELD_BYTES;
+
+/// What a session is told before its first frame.
+pub struct Terms {
+    /// The rules of messages on this socket.
+    pub dialect: Dialect,
+    /// The limits of the client's plan.
+    pub limits: Arc<Limits>,
+    /// The session's own deadlines.
+    pub timing: Timing,
+    /// The longest silence, as the client asked for it or as its plan allows.
+    pub inactivity: Duration,
+    /// When the session ends whatever happens, and what it is told then.
+    pub expiry: Option<(Instant, Problem)>,
+    /// The largest message from upstream, in bytes.
+    pub max_upstream_message_bytes: u64,
+    /// What may not reach the client in an error text.
+    pub secrets: Arc<Secrets>,
+}
+
+/// A session whose frames flow.
+pub(super) struct Relay<C, U> {
+    pub(super) client: Leg<C>,
+    pub(super) upstream: Leg<U>,
+    pub(super) tap: Tap,
+    pub(super) admission: Admission,
+    live: Arc<Live>,
+    terms: Terms,
+    up: up::Up,
+    pub(super) down: down::Down,
+    messages: Bucket,
+    frames: Bucket,
+    now: Instant,
+    session_deadline: Instant,
+    last_message: Instant,
+    /// Set once the client has sent its close frame and upstream has been given it.
+    client_close: Option<(Close, Instant)>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// How many frames a client may send for each message it may send: fragments and pings.
+const FRAMES_PER_MESSAGE: u32 = 20;
+
+/// A message that waits for its characters to be reserved.
+struct Waiting {
+    /// The frame to be written once they are.
+    frame: Vec<u8>,
+    characters: u64,
+    reserving: Pin<Box<dyn Future<Output = Reserved> + Send>>,
+}
+
+impl<C, U> Relay<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn new(
+        client: Leg<C>,
+        upstream: Leg<U>,
+        terms: Terms,
+        admission: Admission,
+        live: Arc<Live>,
+        tap: Tap,
+        session_deadline: Instant,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            messages: Bucket::new(terms.limits.max_messages_per_second, now),
+            frames: Bucket::new(
+                terms.limits.max_messages_per_second.saturating_mul(FRAMES_PER_MESSAGE),
+                now,
+            ),
+            client,
+            upstream,
+            tap,
+            admission,
+            live,
+            up: up::Up::default(),
+            down: down::Down::default(),
+            now,
+            session_deadline,
+            last_message: now,
+            client_close: None,
+            timer: Box::pin(tokio::time::sleep_until(now)),
+            terms,
+        }
+    }
+
+    /// Forwards frames until the session ends, and says why it did.
+    pub(super) async fn run(&mut self) -> SessionEnd {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        self.now = Instant::now();
+        while let Poll::Ready(orders) = self.live.poll_orders(cx) {
+            if let Some(end) = orders.end {
+                return Poll::Ready(end);
+            }
+            if let Some(limits) = orders.limits {
+                self.set_limits(limits);
+            }
+        }
+        // Upstream first: what it has sent is worth more than what it would be asked for next.
+        if let Poll::Ready(end) = self.poll_down(cx) {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(end) = self.poll_up(cx) {
+            return Poll::Ready(end);
+        }
+        // What the client sent may have called for an answer on its own leg.
+        if let Err(end) = self.pay_pongs(cx) {
+            return Poll::Ready(end);
+        }
+        self.poll_timer(cx)
+    }
+
+    fn set_limits(&mut self, limits: Arc<Limits>) {
+        let per_second = limits.max_messages_per_second;
+        self.messages.set_rate(per_second);
+        self.frames.set_rate(per_second.saturating_mul(FRAMES_PER_MESSAGE));
+        self.client.reader.set_max_message_bytes(limits.max_message_bytes);
+        self.terms.inactivity = self.terms.inactivity.min(limits.max_inactivity_timeout);
+        self.session_deadline =
+            self.session_deadline.min(self.tap.started() + limits.max_session_duration);
+        self.admission.set_limits(Arc::clone(&limits));
+        self.terms.limits = limits;
+        self.timer.as_mut().reset(self.now);
+    }
+
+    fn pay_pongs(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
+        if self.down.is_at_frame_border() {
+            self.client.pay_pong(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Client))?;
+        }
+        self.upstream.pay_pong(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Upstream))
+    }
+
+    /// Wakes at the earliest deadline. Deadlines that only move on, such as the idle one, are not
+    /// re-armed with every message: the timer fires, finds that there is time left, and sleeps on.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        loop {
+            let (deadline, end) = self.next_deadline();
+            if deadline <= self.now {
+                match end {
+                    Deadline::End(end) => return Poll::Ready(end),
+                    Deadline::Ping(side) => {
+                        if let Err(end) = self.ping(cx, side) {
+                            return Poll::Ready(end);
+                        }
+                        continue;
+                    }
+                }
+            }
+            if self.timer.deadline() > deadline || self.timer.is_elapsed() {
+                self.timer.as_mut().reset(deadline);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            self.now = Instant::now();
+        }
+    }
+
+    fn ping(&mut self, cx: &mut Context<'_>, side: Side) -> Result<(), SessionEnd> {
+        self.tap.publish(&self.live);
+        let gone = match side {
+            Side::Client => {
+                let may_write = self.down.is_at_frame_border();
+                self.client.ping(cx, may_write, self.now)
+            }
+            Side::Upstream => self.upstream.ping(cx, true, self.now),
+        };
+        match gone {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(SessionEnd::Silent(side)),
+            Err(_) => Err(SessionEnd::Lost(side)),
+        }
+    }
+
+    fn next_deadline(&self) -> (Instant, Deadline) {
+        let timing = &self.terms.timing;
+        let mut next = (self.client.ping_at(), Deadline::Ping(Side::Client));
+        let mut offer = |at: Instant, deadline: Deadline| {
+            if at < next.0 {
+                next = (at, deadline);
+            }
+        };
+        offer(self.upstream.ping_at(), Deadline::Ping(Side::Upstream));
+        offer(
+            self.last_message + self.terms.inactivity + timing.inactivity_grace,
+            Deadline::End(SessionEnd::Idle(self.terms.inactivity)),
+        );
+        offer(self.session_deadline, Deadline::End(SessionEnd::Refused(Problem::session_expired())));
+        if let Some((at, problem)) = &self.terms.expiry {
+            offer(*at, Deadline::End(SessionEnd::Refused(problem.clone())));
+        }
+        for (leg, side) in [
+            (self.client.stall_deadline(timing.write_timeout), Side::Client),
+            (self.upstream.stall_deadline(timing.write_timeout), Side::Upstream),
+        ] {
+            if let Some(at) = leg {
+                offer(at, Deadline::End(SessionEnd::Stalled(side)));
+            }
+        }
+        if let Some((close, since)) = &self.client_close {
+            // After the end of its text the client still has audio coming; before, nothing.
+            let patience =
+                if self.up.text_ended { self.terms.inactivity } else { timing.close_timeout };
+            let end = SessionEnd::Closed { by: Side::Client, close: close.clone() };
+            offer((*since).max(self.last_message) + patience, Deadline::End(end));
+        }
+        next
+    }
+
+    /// Reads from `leg` (which is one of `self`'s), hands what there is to `take`, and keeps what
+    /// `take` leaves. Ready when there is nothing to read; `Ok` when `take` should be asked again.
+    fn poll_side(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+    ) -> Poll<Result<(), SessionEnd>> {
+        let mut carry = std::mem::take(self.carry(side));
+        if *self.carry_needs(side) == 0 && !carry.is_empty() {
+            let taken = self.take(cx, side, &carry);
+            return Poll::Ready(self.keep(side, carry, taken));
+        }
+        if carry.is_empty() {
+            return with_read_buffer(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(self.poll_read(cx, side, &mut buffer))?;
+                let bytes = buffer.filled();
+                Poll::Ready(match self.take(cx, side, bytes) {
+                    Ok(Taken { consumed, needs }) => {
+                        if consumed < bytes.len() {
+                            *self.carry(side) = bytes[consumed..].to_vec();
+                        }
+                        *self.carry_needs(side) = needs;
+                        Ok(())
+                    }
+                    Err(end) => Err(end),
+                })
+            });
+        }
+        let needs = *self.carry_needs(side);
+        let room = needs.saturating_sub(carry.len()).clamp(512, READ_BYTES);
+        let start = carry.len();
+        carry.resize(start + room, 0);
+        let mut buffer = ReadBuf::new(&mut carry[start..]);
+        let polled = self.poll_read(cx, side, &mut buffer);
+        let n_read = buffer.filled().len();
+        carry.truncate(start + n_read);
+        if polled.is_pending() {
+            *self.carry(side) = carry;
+            return Poll::Pending;
+        }
+        ready!(polled)?;
+        if carry.len() < needs {
+            *self.carry(side) = carry;
+            return Poll::Ready(Ok(()));
+        }
+        let taken = self.take(cx, side, &carry);
+        Poll::Ready(self.keep(side, carry, taken))
+    }
+
+    fn keep(
+        &mut self,
+        side: Side,
+        mut carry: Vec<u8>,
+        taken: Result<Taken, SessionEnd>,
+    ) -> Result<(), SessionEnd> {
+        let Taken { consumed, needs } = taken?;
+        if consumed < carry.len() {
+            carry.drain(..consumed);
+            *self.carry(side) = carry;
+        }
+        *self.carry_needs(side) = needs;
+        Ok(())
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), SessionEnd>> {
+        let read = match side {
+            Side::Client => ready!(self.client.poll_read(cx, buffer)),
+            Side::Upstream => ready!(self.upstream.poll_read(cx, buffer)),
+        };
+        match read {
+            Ok(n_read) if n_read > 0 => {
+                match side {
+                    Side::Client => self.client.heard(),
+                    Side::Upstream => self.upstream.heard(),
+                }
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Ready(Err(self.lost(side))),
+        }
+    }
+
+    /// The ending when `side` is gone without a close frame. Upstream may go like that after the
+    /// client has closed: then the client's close stands.
+    fn lost(&self, side: Side) -> SessionEnd {
+        match (&self.client_close, side) {
+            (Some((close, _)), Side::Upstream) => {
+                SessionEnd::Closed { by: Side::Client, close: close.clone() }
+            }
+            _ => SessionEnd::Lost(side),
+        }
+    }
+
+    /// Lets go of the streams, with what is to be said on them last.
+    pub(super) fn into_remains(mut self, end: &SessionEnd) -> Remains<C, U> {
+        let can_be_told = !matches!(
+            end,
+            SessionEnd::Lost(Side::Client)
+                | SessionEnd::Silent(Side::Client)
+                | SessionEnd::Stalled(Side::Client)
+        );
+        let parting = (can_be_told && self.down.is_at_frame_border()).then(|| {
+            let mut parting = match self.down.is_inside_message() {
+                true => Parting::close_only(end),
+                false => Parting::new(end, self.live.id),
+            };
+            parting.has_closed |= self.client_close.is_some();
+            let mut bytes = self.client.take_unwritten();
+            bytes.append(&mut parting.bytes);
+            parting.bytes = bytes;
+            parting
+        });
+        Remains {
+            has_told_upstream: self.client_close.is_some(),
+            client: self.client,
+            upstream: self.upstream,
+            tap: self.tap,
+            admission: self.admission,
+            parting,
+        }
+    }
+
+    fn take(&mut self, cx: &mut Context<'_>, side: Side, bytes: &[u8]) -> Result<Taken, SessionEnd> {
+        match side {
+            Side::Client => self.take_from_client(cx, bytes),
+            Side::Upstream => self.take_from_upstream(cx, bytes),
+        }
+    }
+
+    fn carry(&mut self, side: Side) -> &mut Vec<u8> {
+        match side {
+            Side::Client => &mut self.client.carry,
+            Side::Upstream => &mut self.upstream.carry,
+        }
+    }
+
+    fn carry_needs(&mut self, side: Side) -> &mut usize {
+        match side {
+            Side::Client => &mut self.client.carry_needs,
+            Side::Upstream => &mut self.upstream.carry_needs,
+        }
+    }
+}
+
+/// What is left when no more frames flow.
+pub(super) struct Remains<C, U> {
+    pub(super) client: Leg<C>,
+    pub(super) upstream: Leg<U>,
+    pub(super) tap: Tap,
+    pub(super) admission: Admission,
+    /// What the client is still to be told; nothing when it is gone, does not read, or has been
+    /// left in the middle of a frame.
+    pub(super) parting: Option<Parting>,
+    /// Whether upstream has been sent a close frame.
+    pub(super) has_told_upstream: bool,
+}
+
+/// How much of a buffer has been dealt with.
+struct Taken {
+    /// Bytes that are done with.
+    consumed: usize,
+    /// How many bytes the rest must grow to before more can be done; 0 when more could be done now.
+    needs: usize,
+}
+
+enum Deadline {
+    End(SessionEnd),
+    Ping(Side),
+}
+
+/// Whether `opcode` opens or continues a message.
+fn is_data(opcode: Opcode) -> bool {
+    !opcode.is_control()
+}

@@ -1,0 +1,252 @@
+//! From upstream to the client: the very bytes that were read.
+//!
+//! A message is held until it is whole, so that a session that breaks off can still tell the
+//! client why. One larger than [`MAX_HELD_BYTES`] goes on as it comes.
+
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::SessionEnd;
+use super::{Relay, Taken};
+use crate::frame::{Close, Fault, Opcode, Step, write_frame};
+use crate::ids::Side;
+
+/// Messages up to here reach the client whole or not at all: the official Python client takes no
+/// larger ones.
+pub(in super::super) const MAX_HELD_BYTES: u64 = 1024 * 1024;
+
+/// Messages up to here are searched for secrets before they are forwarded, unless they are audio.
+const MAX_SEARCHED_BYTES: usize = 16 * 1024;
+
+/// How much of a message that is passed on in pieces is kept to tell what it was.
+const HEAD_BYTES: usize = 4096;
+
+/// What has been read of a message whose end has not come.
+#[derive(Default)]
+pub(in super::super) struct Down {
+    /// The whole frames of a fragmented message.
+    held: Vec<u8>,
+    /// Their payload.
+    assembled: Vec<u8>,
+    /// A message too large to be held.
+    passing: Option<Passing>,
+}
+
+struct Passing {
+    /// What is to come of the frame that has begun.
+    frame_left: u64,
+    frame_fin: bool,
+    message_bytes: u64,
+    head: Vec<u8>,
+}
+
+impl Down {
+    /// Whether a frame of the relay's own may be written to the client now.
+    pub(in super::super) fn is_at_frame_border(&self) -> bool {
+        self.passing.as_ref().is_none_or(|passing| passing.frame_left == 0)
+    }
+
+    /// Whether the client has seen the start of a message but not its end: then it can be sent a
+    /// close frame, but no message.
+    pub(in super::super) fn is_inside_message(&self) -> bool {
+        self.passing.is_some()
+    }
+}
+
+impl<C, U> Relay<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        loop {
+            if ready!(self.client.poll_drain(cx, self.now)).is_err() {
+                return Poll::Ready(self.lost(Side::Client));
+            }
+            if let Err(end) = self.pay_pongs(cx) {
+                return Poll::Ready(end);
+            }
+            if let Err(end) = ready!(self.poll_side(cx, Side::Upstream)) {
+                return Poll::Ready(end);
+            }
+        }
+    }
+
+    pub(super) fn take_from_upstream(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Result<Taken, SessionEnd> {
+        let mut taken = 0;
+        // What has been judged but not written: one write for all messages of a read.
+        let mut run_start = 0;
+        loop {
+            if let Some(piece_len) = self.pass_piece(&bytes[taken..])? {
+                taken += piece_len;
+                if taken == bytes.len() && !self.down.is_at_frame_border() {
+                    self.write_down(cx, &bytes[run_start..taken])?;
+                    return Ok(Taken { consumed: taken, needs: 1 });
+                }
+                continue;
+            }
+            let rest = &bytes[taken..];
+            let step = match self.upstream.reader.step(rest) {
+                Ok(step) => step,
+                Err(fault) => {
+                    self.write_down(cx, &bytes[run_start..taken])?;
+                    return Err(faulty(fault));
+                }
+            };
+            match step {
+                Step::Need(needs) => {
+                    self.write_down(cx, &bytes[run_start..taken])?;
+                    return Ok(Taken { consumed: taken, needs });
+                }
+                Step::Large(header) => {
+                    self.write_down(cx, &bytes[run_start..taken])?;
+                    run_start = taken;
+                    taken += header.len;
+                    self.begin_passing(cx, header.payload_len, header.fin)?;
+                }
+                Step::Frame(frame) if frame.opcode.is_control() => {
+                    self.write_down(cx, &bytes[run_start..taken])?;
+                    self.on_upstream_control(frame.opcode, &rest[frame.payload])?;
+                    taken += frame.len;
+                    run_start = taken;
+                }
+                Step::Frame(frame) if frame.fragmented => {
+                    self.write_down(cx, &bytes[run_start..taken])?;
+                    let payload = &rest[frame.payload.clone()];
+                    self.upstream.reader.payload(payload, frame.fin).map_err(faulty)?;
+                    self.down.held.extend_from_slice(&rest[..frame.len]);
+                    self.down.assembled.extend_from_slice(payload);
+                    if self.down.held.len() as u64 > 2 * MAX_HELD_BYTES {
+                        return Err(faulty(Fault::Protocol("a message had too many fragments")));
+                    }
+                    if frame.fin {
+                        let held = std::mem::take(&mut self.down.held);
+                        let message = std::mem::take(&mut self.down.assembled);
+                        let rewritten = self.on_upstream_message(&message);
+                        self.write_down(cx, rewritten.as_deref().unwrap_or(&held))?;
+                    }
+                    taken += frame.len;
+                    run_start = taken;
+                }
+                Step::Frame(frame) => {
+                    let payload = &rest[frame.payload.clone()];
+                    if let Err(fault) = self.upstream.reader.payload(payload, true) {
+                        self.write_down(cx, &bytes[run_start..taken])?;
+                        return Err(faulty(fault));
+                    }
+                    if let Some(rewritten) = self.on_upstream_message(payload) {
+                        self.write_down(cx, &bytes[run_start..taken])?;
+                        self.write_down(cx, &rewritten)?;
+                        run_start = taken + frame.len;
+                    }
+                    taken += frame.len;
+                }
+            }
+        }
+    }
+
+    fn write_down(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), SessionEnd> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.client.write(cx, bytes, self.now).map_err(|_| self.lost(Side::Client))
+    }
+
+    /// Follows the payload of a message that goes on as it comes; how many bytes are its.
+    fn pass_piece(&mut self, bytes: &[u8]) -> Result<Option<usize>, SessionEnd> {
+        let Some(passing) = &mut self.down.passing else {
+            return Ok(None);
+        };
+        if passing.frame_left == 0 {
+            return Ok(None);
+        }
+        let left = usize::try_from(passing.frame_left).unwrap_or(usize::MAX);
+        let piece = &bytes[..left.min(bytes.len())];
+        passing.frame_left -= piece.len() as u64;
+        passing.message_bytes += piece.len() as u64;
+        let head_room = HEAD_BYTES - passing.head.len();
+        passing.head.extend_from_slice(&piece[..head_room.min(piece.len())]);
+        let ends_message = passing.frame_left == 0 && passing.frame_fin;
+        let fault = self.upstream.reader.payload(piece, ends_message).err();
+        if let Some(fault) = fault {
+            return Err(faulty(fault));
+        }
+        if ends_message && let Some(passing) = self.down.passing.take() {
+            self.last_message = self.now;
+            self.tap.on_large_message(&passing.head, passing.message_bytes, self.now);
+        }
+        Ok(Some(piece.len()))
+    }
+
+    fn begin_passing(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame_left: u64,
+        frame_fin: bool,
+    ) -> Result<(), SessionEnd> {
+        let held = std::mem::take(&mut self.down.held);
+        let mut head = std::mem::take(&mut self.down.assembled);
+        match &mut self.down.passing {
+            Some(passing) => {
+                passing.frame_left = frame_left;
+                passing.frame_fin = frame_fin;
+            }
+            passing @ None => {
+                let message_bytes = head.len() as u64;
+                head.truncate(HEAD_BYTES);
+                *passing = Some(Passing { frame_left, frame_fin, message_bytes, head });
+            }
+        }
+        self.write_down(cx, &held)?;
+        if frame_left == 0 && frame_fin {
+            // An empty last fragment: there is no payload that would end the message.
+            self.upstream.reader.payload(&[], true).map_err(faulty)?;
+            if let Some(passing) = self.down.passing.take() {
+                self.tap.on_large_message(&passing.head, passing.message_bytes, self.now);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_upstream_control(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), SessionEnd> {
+        match opcode {
+            Opcode::Ping => self.upstream.owe_pong(payload),
+            Opcode::Close => {
+                let mut close = Close::parse(payload).map_err(faulty)?;
+                self.tap.on_upstream_close(&close, self.now);
+                close.reason = self.terms.secrets.scrub_text(&close.reason).into_owned();
+                let by = match self.client_close {
+                    Some(_) => Side::Client,
+                    None => Side::Upstream,
+                };
+                return Err(SessionEnd::Closed { by, close });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Looks at one whole message; the frame to send instead, if it held a secret.
+    fn on_upstream_message(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
+        self.last_message = self.now;
+        let is_audio = self.tap.on_upstream_message(payload, self.now);
+        if is_audio || payload.len() > MAX_SEARCHED_BYTES {
+            return None;
+        }
+        let secrets = &self.terms.secrets;
+        secrets.contains(payload).then(|| {
+            let mut frame = Vec::new();
+            write_frame(&mut frame, Opcode::Text, &secrets.scrub(payload), None);
+            frame
+        })
+    }
+}
+
+fn faulty(fault: Fault) -> SessionEnd {
+    SessionEnd::Faulty { side: Side::Upstream, fault }
+}

@@ -1,0 +1,231 @@
+//! From the client to upstream: held until whole, judged, charged, forwarded as it came.
+
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::SessionEnd;
+use super::super::scratch::with_unmasked;
+use super::{Relay, Taken, Waiting, is_data};
+use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
+use crate::ids::Side;
+use crate::protocol::{ClientMessage, Problem, scan, with_voices_rewritten, without_credentials};
+
+/// Where the client's side of the conversation stands.
+#[derive(Default)]
+pub(super) struct Up {
+    /// The payload of a message whose last fragment has not come.
+    assembled: Vec<u8>,
+    waiting: Option<Waiting>,
+    has_spoken: bool,
+    /// Whether the client has ended its text; audio goes on.
+    pub(super) text_ended: bool,
+    /// Whether upstream takes no more; what it has sent before is still to be read.
+    is_cut: bool,
+}
+
+impl<C, U> Relay<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        loop {
+            if let Err(end) = ready!(self.poll_waiting(cx)) {
+                return Poll::Ready(end);
+            }
+            if !self.up.is_cut && ready!(self.upstream.poll_drain(cx, self.now)).is_err() {
+                self.up.is_cut = true;
+            }
+            if let Err(end) = ready!(self.poll_side(cx, Side::Client)) {
+                return Poll::Ready(end);
+            }
+        }
+    }
+
+    /// Ready when no message waits for its characters.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionEnd>> {
+        let Some(waiting) = &mut self.up.waiting else {
+            return Poll::Ready(Ok(()));
+        };
+        let reserved = ready!(waiting.reserving.as_mut().poll(cx));
+        let Waiting { frame, characters, .. } =
+            self.up.waiting.take().expect("it was there a line above");
+        if let Err(refusal) = self.admission.apply(reserved) {
+            self.tap.refused(characters);
+            return Poll::Ready(Err(SessionEnd::Refused(Problem::from(&refusal))));
+        }
+        self.tap.forwarded(characters);
+        self.write_up(cx, &frame);
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn take_from_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Result<Taken, SessionEnd> {
+        let mut taken = 0;
+        loop {
+            if self.client_close.is_some() {
+                // Nothing counts behind a close frame (RFC 6455 section 5.5.1).
+                return Ok(Taken { consumed: bytes.len(), needs: 1 });
+            }
+            if self.up.waiting.is_some() || (self.upstream.is_stalled() && !self.up.is_cut) {
+                return Ok(Taken { consumed: taken, needs: 0 });
+            }
+            let rest = &bytes[taken..];
+            match self.client.reader.step(rest).map_err(faulty)? {
+                Step::Need(needs) => return Ok(Taken { consumed: taken, needs }),
+                Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
+                Step::Frame(frame) => {
+                    if !self.frames.take(self.now) {
+                        return Err(SessionEnd::Refused(Problem::rate_limit_exceeded()));
+                    }
+                    self.on_client_frame(cx, &frame, rest)?;
+                    taken += frame.len;
+                }
+            }
+        }
+    }
+
+    fn on_client_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &Frame,
+        bytes: &[u8],
+    ) -> Result<(), SessionEnd> {
+        let masked = &bytes[frame.payload.clone()];
+        let key = frame.mask.expect("the reader refuses a client frame without a mask");
+        if is_data(frame.opcode) && frame.fragmented {
+            let mut message = std::mem::take(&mut self.up.assembled);
+            let start = message.len();
+            unmask_onto(&mut message, masked, key);
+            let is_text =
+                self.client.reader.payload(&message[start..], frame.fin).map_err(faulty)?;
+            if frame.fin {
+                return self.on_client_message(cx, None, &message, is_text);
+            }
+            self.up.assembled = message;
+            return Ok(());
+        }
+        with_unmasked(|payload| {
+            unmask_onto(payload, masked, key);
+            match frame.opcode {
+                Opcode::Ping => self.client.owe_pong(payload),
+                Opcode::Pong => {}
+                Opcode::Close => {
+                    let close = Close::parse(payload).map_err(faulty)?;
+                    self.on_client_close(cx, close);
+                }
+                Opcode::Text | Opcode::Binary | Opcode::Continuation => {
+                    let is_text = self.client.reader.payload(payload, true).map_err(faulty)?;
+                    self.on_client_message(cx, Some(&bytes[..frame.len]), payload, is_text)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Passes the client's close on and waits for upstream's, which may still have audio to send.
+    fn on_client_close(&mut self, cx: &mut Context<'_>, close: Close) {
+        self.tap.on_client_close(&close, self.now);
+        if !self.up.is_cut {
+            let sent =
+                self.upstream.write_close(cx, close.forwardable_code(), &close.reason, self.now);
+            self.up.is_cut = sent.is_err();
+        }
+        self.client_close = Some((close, self.now));
+    }
+
+    /// Judges and charges one message. `frame` is the frame it came in, if it came in one.
+    fn on_client_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: Option<&[u8]>,
+        payload: &[u8],
+        is_text: bool,
+    ) -> Result<(), SessionEnd> {
+        if !self.messages.take(self.now) {
+            return Err(SessionEnd::Refused(Problem::rate_limit_exceeded()));
+        }
+        if !is_text {
+            return Err(SessionEnd::Refused(Problem::binary_message()));
+        }
+        let message = scan(self.terms.dialect, payload)
+            .map_err(|invalid| SessionEnd::Refused(Problem::from(invalid)))?;
+        let rewritten = self.rewrite(&message, payload)?;
+        self.last_message = self.now;
+        let kind = message.kind(!self.up.has_spoken);
+        self.up.has_spoken = true;
+        self.up.text_ended |= message.ends_text();
+        self.tap.on_client_message(&message, kind, payload.len(), self.now);
+
+        let rewritten = rewritten.as_deref().or(frame.is_none().then_some(payload));
+        let characters = message.characters;
+        match self.admission.try_charge(characters) {
+            Some(Ok(())) => {
+                self.tap.forwarded(characters);
+                match (rewritten, frame) {
+                    (Some(payload), _) => self.write_up(cx, &self.masked(payload)),
+                    (None, Some(frame)) => self.write_up(cx, frame),
+                    (None, None) => unreachable!("a message without a frame is framed anew"),
+                }
+                Ok(())
+            }
+            Some(Err(refusal)) => {
+                self.tap.refused(characters);
+                Err(SessionEnd::Refused(Problem::from(&refusal)))
+            }
+            None => {
+                let frame = match (rewritten, frame) {
+                    (Some(payload), _) => self.masked(payload),
+                    (None, frame) => frame.unwrap_or_default().to_vec(),
+                };
+                let reserving = self.admission.reserve(characters);
+                self.up.waiting = Some(Waiting { frame, characters, reserving });
+                Ok(())
+            }
+        }
+    }
+
+    /// The payload to send instead, when it named a credential or a voice's alias.
+    fn rewrite(
+        &self,
+        message: &ClientMessage<'_>,
+        payload: &[u8],
+    ) -> Result<Option<Vec<u8>>, SessionEnd> {
+        let mut rewritten = message.has_credentials.then(|| without_credentials(payload));
+        if self.terms.dialect.is_dialogue() {
+            let limits = &self.terms.limits;
+            let allowed = !message.has_unreadable_voices
+                && message.voice_ids().all(|voice| limits.allows_voice(voice));
+            if !allowed {
+                return Err(SessionEnd::Refused(Problem::voice_not_allowed()));
+            }
+            let with_voices = with_voices_rewritten(
+                rewritten.as_deref().unwrap_or(payload),
+                |voice: &str| limits.voice_alias(voice),
+            );
+            rewritten = with_voices.or(rewritten);
+        }
+        Ok(rewritten)
+    }
+
+    fn masked(&self, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        write_frame(&mut frame, Opcode::Text, payload, self.upstream.mask());
+        frame
+    }
+
+    /// Writes upstream. A failure ends nothing yet: upstream may have said why before it went.
+    fn write_up(&mut self, cx: &mut Context<'_>, frame: &[u8]) {
+        if !self.up.is_cut {
+            self.up.is_cut = self.upstream.write(cx, frame, self.now).is_err();
+        }
+    }
+}
+
+fn faulty(fault: Fault) -> SessionEnd {
+    SessionEnd::Faulty { side: Side::Client, fault }
+}

@@ -1,0 +1,28 @@
+//! Buffers that belong to a runtime thread, not to a session: an idle session has none.
+
+use std::cell::RefCell;
+
+/// What one read takes at the most. Larger reads save calls but fall out of the processor's cache.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+    static UNMASKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's read buffer.
+pub(super) fn with_read_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
+    READ.with_borrow_mut(|buffer| work(buffer))
+}
+
+/// Lends this thread's buffer for an unmasked message, empty.
+pub(super) fn with_unmasked<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    UNMASKED.with_borrow_mut(|buffer| {
+        buffer.clear();
+        let result = work(buffer);
+        if buffer.capacity() > READ_BYTES {
+            *buffer = Vec::new();
+        }
+        result
+    })
+}

@@ -1,0 +1,243 @@
+//! Connections that have done TCP and TLS but not the upgrade: taking one saves two round trips to
+//! the first audio. Path, query and key belong to a session, so nothing is sent on them before.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Stream;
+use super::dial::Dialer;
+
+/// The `[upstream.warm]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolConfig {
+    /// Connections kept ready even when nobody connects.
+    pub min: usize,
+    /// The most connections kept ready; 0 turns warm connections off.
+    pub max: usize,
+    /// A connection that has waited for so long is replaced; keep it below upstream's idle limit.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// Whether connections to the built-in sandbox are kept warm too.
+    pub sandbox: bool,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self { min: 1, max: 8, max_age: Duration::from_secs(45), sandbox: false }
+    }
+}
+
+/// How the pool has fared since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// Connections ready now.
+    pub ready: u64,
+    /// Sessions that found one ready.
+    pub hits: u64,
+    /// Sessions that had to dial.
+    pub misses: u64,
+    /// Connections that upstream had closed, or that died on use.
+    pub stale: u64,
+}
+
+/// How fast the memory of past starts fades.
+const RATE_HALF_LIFE: Duration = Duration::from_secs(10);
+/// How often ready connections are looked at.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause after a failed dial, doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+pub(super) struct Pool {
+    dialer: Arc<Dialer>,
+    config: PoolConfig,
+    dial_timeout: Duration,
+    state: Mutex<State>,
+    /// Rung when a connection was taken.
+    taken: Notify,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    stale: AtomicU64,
+}
+
+struct State {
+    ready: VecDeque<Ready>,
+    rate: Rate,
+    /// How long the last dial took: what has to be bridged.
+    dial_time: Duration,
+}
+
+struct Ready {
+    stream: Stream,
+    since: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(dialer: Arc<Dialer>, config: PoolConfig, dial_timeout: Duration) -> Self {
+        Self {
+            dialer,
+            config,
+            dial_timeout,
+            state: Mutex::new(State {
+                ready: VecDeque::new(),
+                rate: Rate::new(Instant::now()),
+                dial_time: Duration::from_millis(100),
+            }),
+            taken: Notify::new(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
+        }
+    }
+
+    /// The youngest connection that upstream has not closed.
+    pub(super) fn take(&self) -> Option<Stream> {
+        if self.config.max == 0 {
+            return None;
+        }
+        let mut state = self.state.lock();
+        state.rate.count(Instant::now());
+        let found = loop {
+            let Some(mut ready) = state.ready.pop_back() else {
+                break None;
+            };
+            if is_quiet(&mut ready.stream) && ready.since.elapsed() < self.config.max_age {
+                break Some(ready.stream);
+            }
+            self.note_stale();
+        };
+        drop(state);
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.taken.notify_one();
+        found
+    }
+
+    pub(super) fn note_stale(&self) {
+        self.stale.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn counts(&self) -> PoolCounts {
+        PoolCounts {
+            ready: self.state.lock().ready.len() as u64,
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            stale: self.stale.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Keeps as many connections ready as the rate of starts asks for.
+    pub(super) async fn keep_filled(&self) {
+        if self.config.max == 0 {
+            return;
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let n_missing = self.prune();
+            if n_missing == 0 {
+                // Whatever is taken or dies in between is found at the next look.
+                let _ = tokio::time::timeout(CHECK_INTERVAL, self.taken.notified()).await;
+                continue;
+            }
+            let dials = (0..n_missing).map(|_| self.add_one());
+            let results = futures_util::future::join_all(dials).await;
+            if results.iter().any(|dialed| *dialed) {
+                pause = FIRST_PAUSE;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// Drops what is old or dead; says how many are missing.
+    fn prune(&self) -> usize {
+        let mut state = self.state.lock();
+        let State { ready, rate, dial_time } = &mut *state;
+        ready.retain_mut(|connection| {
+            if connection.since.elapsed() >= self.config.max_age {
+                return false;
+            }
+            let quiet = is_quiet(&mut connection.stream);
+            if !quiet {
+                self.note_stale();
+            }
+            quiet
+        });
+        let wanted = rate.wanted(Instant::now(), *dial_time);
+        let wanted = wanted.clamp(self.config.min.min(self.config.max), self.config.max);
+        while ready.len() > wanted {
+            ready.pop_front();
+        }
+        wanted - ready.len()
+    }
+
+    async fn add_one(&self) -> bool {
+        let started = Instant::now();
+        let Ok(Ok(stream)) = tokio::time::timeout(self.dial_timeout, self.dialer.dial()).await
+        else {
+            return false;
+        };
+        let mut state = self.state.lock();
+        state.dial_time = started.elapsed();
+        state.ready.push_back(Ready { stream, since: Instant::now() });
+        true
+    }
+}
+
+/// Starts per second, fading by half in [`RATE_HALF_LIFE`].
+struct Rate {
+    per_second: f64,
+    last: Instant,
+}
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Self { per_second: 0.0, last: now }
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.fade(now);
+        self.per_second += std::f64::consts::LN_2 / RATE_HALF_LIFE.as_secs_f64();
+    }
+
+    fn fade(&mut self, now: Instant) {
+        let half_lives = (now - self.last).as_secs_f64() / RATE_HALF_LIFE.as_secs_f64();
+        self.per_second *= 0.5f64.powf(half_lives);
+        self.last = now;
+    }
+
+    /// Twice the starts that fall into the time of one dial, and one for the next caller.
+    fn wanted(&mut self, now: Instant, dial_time: Duration) -> usize {
+        self.fade(now);
+        let during_a_dial = self.per_second * dial_time.as_secs_f64() * 2.0;
+        if self.per_second < 0.01 {
+            return 0;
+        }
+        // At most a few thousand starts a second: far below 2^52.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
+        let wanted = during_a_dial.ceil() as usize;
+        1 + wanted
+    }
+}
+
+/// Whether upstream has neither closed nor said anything; TLS tickets are read on the way.
+fn is_quiet(stream: &mut Stream) -> bool {
+    let mut byte = [0; 1];
+    let mut buffer = ReadBuf::new(&mut byte);
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled: Poll<io::Result<()>> = Pin::new(stream).poll_read(&mut cx, &mut buffer);
+    polled.is_pending()
+}
