@@ -72,7 +72,7 @@ impl Style {
 
 fn limit_bytes(field: &str) -> usize {
     match field {
-        "text" => TEXT_LIMIT_BYTES,
+        "text" | "text_logged" => TEXT_LIMIT_BYTES,
         "message" | "error" => SENTENCE_LIMIT_BYTES,
         _ => FIELD_LIMIT_BYTES,
     }

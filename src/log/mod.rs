@@ -28,6 +28,7 @@ use self::clock::Clock;
 use self::layer::Lines;
 use self::line::Style;
 use self::sink::Sink;
+use crate::metrics::{Kind, Metrics};
 
 /// The target of per-message events.
 pub const MESSAGE: &str = "xi_relay::message";
@@ -141,6 +142,18 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
 #[must_use]
 pub fn dropped_lines() -> u64 {
     SINK.get().map_or(0, |sink| sink.dropped())
+}
+
+/// Shows [`dropped_lines`] on the page of metrics.
+pub fn register_metrics(metrics: &Metrics) {
+    metrics.register(|page| {
+        page.family(
+            Kind::Counter,
+            "log_lines_dropped_total",
+            "Log lines that were dropped because stdout did not take them.",
+        )
+        .value(&[], dropped_lines());
+    });
 }
 
 /// Checks that the filter of `config` can be read, without starting anything.
