@@ -25,6 +25,9 @@ use crate::ids::{ClientId, SessionId};
 /// How long a store may take over one request of a session.
 const DEADLINE: Duration = Duration::from_millis(250);
 
+/// How long it may take over each step of getting to know this process again.
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(2);
+
 /// How long it may take over a report, which no session waits for.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -362,10 +365,15 @@ impl Books {
             self.counters.rejected.fetch_add(1, Ordering::Relaxed);
             return Err(Unavailable { maybe_done: false });
         }
-        match self.ask(operation, ask()).await {
+        match self.ask(operation, DEADLINE, ask()).await {
             Err(StoreError::Estranged) => {
-                self.recover().await?;
-                let again = self.ask(operation, ask()).await;
+                // Others need not find out the same; the background work goes on if time runs out.
+                self.counters.up.store(false, Ordering::Relaxed);
+                match timeout(DEADLINE, self.recover()).await {
+                    Ok(recovered) => recovered?,
+                    Err(_) => return Err(self.fail(operation, &StoreError::Estranged)),
+                }
+                let again = self.ask(operation, DEADLINE, ask()).await;
                 again.map_err(|error| self.fail(operation, &error))
             }
             Err(error) => Err(self.fail(operation, &error)),
@@ -373,11 +381,15 @@ impl Books {
         }
     }
 
-    async fn ask<T>(&self, operation: Operation, answer: Boxed<'_, T>) -> Result<T, StoreError> {
+    async fn ask<T>(
+        &self,
+        operation: Operation,
+        deadline: Duration,
+        answer: Boxed<'_, T>,
+    ) -> Result<T, StoreError> {
         let asked = Instant::now();
-        let answer = timeout(DEADLINE, answer)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in 250 ms".to_owned())));
+        let late = || StoreError::Unavailable(format!("no answer in {} ms", deadline.as_millis()));
+        let answer = timeout(deadline, answer).await.unwrap_or_else(|_| Err(late()));
         match &answer {
             Ok(_) => self.counters.latency.observe(asked.elapsed()),
             Err(StoreError::Unavailable(_)) => self.counters.failed(operation),
@@ -398,7 +410,8 @@ impl Books {
     async fn recover(&self) -> Result<(), Unavailable> {
         let _one = self.recovering.lock().await;
         let failed = |error| self.fail(Operation::Heartbeat, &error);
-        let heartbeat = self.ask(Operation::Heartbeat, self.store.heartbeat()).await.map_err(failed)?;
+        let ask = |answer| self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, answer);
+        let heartbeat = ask(self.store.heartbeat()).await.map_err(failed)?;
         if heartbeat.emptied {
             self.counters.emptied.fetch_add(1, Ordering::Relaxed);
             tracing::error!(
@@ -414,7 +427,8 @@ impl Books {
                 known.map(|s| (s.opening.clone(), s.reserved.load(Ordering::Relaxed))).collect()
             };
             for sessions in sessions.chunks(READOPT_BATCH) {
-                let readopted = self.ask(Operation::Heartbeat, self.store.readopt(sessions)).await;
+                let readopted = self.store.readopt(sessions);
+                let readopted = self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, readopted).await;
                 readopted.map_err(failed)?;
             }
         }
