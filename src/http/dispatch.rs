@@ -9,6 +9,7 @@ use axum::response::Response;
 use http::header::{ALLOW, HeaderValue};
 use tokio::time::Instant;
 
+use super::address::remote_address;
 use super::gateway::{Ask, Gateway};
 use super::refusal::response;
 use super::socket;
@@ -28,12 +29,25 @@ async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Resp
     let started = Instant::now();
     let id = SessionId::random();
     let (head, _body) = request.into_parts();
+    let parts = &gateway.parts;
+    let Some(&Remote(peer)) = head.extensions.get::<Remote>() else {
+        return response(&Problem::system_busy(), id);
+    };
+    let remote = remote_address(peer, &head.headers, &parts.config.trusted_proxies);
+    if let Err(wait) = gateway.connections.take(remote, std::time::Instant::now()) {
+        let problem = Problem::rate_limit_exceeded().retry_after(wait.as_secs() + 1);
+        return response(&problem, id);
+    }
+    let origin = match parts.callers.check(&head.headers, parts.directory.is_open()) {
+        Ok(origin) => origin,
+        Err(error) => return response(&Problem::from(error), id),
+    };
     let Some(route) = route_of_path(&gateway.parts.config.path_prefix, head.uri.path()) else {
         return response(&Problem::not_found(), id);
     };
     let method = route.endpoint.method();
     if head.method != method {
-        let mut response = response(&Problem { status: 405, ..Problem::not_found() }, id);
+        let mut response = response(&Problem::method_not_allowed(), id);
         if let Ok(method) = HeaderValue::from_str(method.as_str()) {
             response.headers_mut().insert(ALLOW, method);
         }
@@ -42,16 +56,13 @@ async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Resp
     if gateway.is_draining() {
         return response(&Problem::service_restart(), id);
     }
-    let Some(&Remote(remote)) = head.extensions.get::<Remote>() else {
-        return response(&Problem::system_busy(), id);
-    };
     let ask = Ask {
         id,
         endpoint: route.endpoint,
         voice: route.voice,
         query: Query::parse(head.uri.query().unwrap_or_default()),
         remote,
-        origin: None,
+        origin,
         started,
     };
     if route.endpoint.is_socket() {
