@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::tap::Counts;
+use super::tap::{Counts, Tap};
 use super::{Facts, Live, SessionEnd};
+use crate::metrics::Metrics;
 use crate::quota::Admission;
 use crate::usage::LedgerRow;
 
@@ -88,6 +89,28 @@ pub(super) fn summarize(
         trace_id = facts.trace_id,
         "session ended",
     );
+}
+
+/// Hands the session's counts to the metrics.
+pub(super) fn report(
+    metrics: &Metrics,
+    live: &Live,
+    tap: &mut Tap,
+    facts: &Facts,
+    end: &SessionEnd,
+) {
+    for (side, kind, messages, bytes) in tap.take_kinds() {
+        metrics.add_messages(side, kind, messages, bytes);
+    }
+    let counts = tap.counts();
+    metrics
+        .characters_of(live.identity.client.as_str(), &facts.model)
+        .add(counts.forwarded);
+    if let Some(first_audio) = counts.first_audio {
+        metrics.first_audio.observe(first_audio);
+    }
+    metrics.silent_finals.add(counts.silent_finals);
+    metrics.sessions_ended.with([&*end.label()]).inc();
 }
 
 fn unix_ms(time: SystemTime) -> i64 {
