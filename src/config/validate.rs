@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Error, Settings, Tls};
+use crate::quota::{Limits, Rates};
 use crate::{auth, log};
 
 /// Refuses what cannot work or would lend the key to strangers; what is merely odd becomes a
@@ -14,6 +15,11 @@ pub(super) fn validate(settings: &mut Settings) -> Result<(), Error> {
     durations(settings)?;
     log::check(&settings.log).map_err(|error| Error::overall(error.to_string()))?;
     listeners(settings)?;
+    settings
+        .usage
+        .validate()
+        .map_err(|problem| Error::overall(format!("usage.{problem}")))?;
+    quota(settings)?;
     clients(settings)?;
     warn(settings);
     Ok(())
@@ -64,6 +70,14 @@ fn listeners(settings: &Settings) -> Result<(), Error> {
         ))),
         None => Ok(()),
     }
+}
+
+fn quota(settings: &Settings) -> Result<(), Error> {
+    Rates::new(&settings.rates).map_err(|error| Error::overall(error.to_string()))?;
+    for (name, plan) in &settings.plans {
+        Limits::new(name, plan).map_err(|error| Error::overall(error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn clients(settings: &Settings) -> Result<(), Error> {
