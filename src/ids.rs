@@ -70,7 +70,9 @@ impl SessionId {
     /// Reads the 16 hex digits that `Display` writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok())?.map(Self)
+        (text.len() == 16)
+            .then(|| u64::from_str_radix(text, 16).ok())?
+            .map(Self)
     }
 }
 
@@ -95,7 +97,9 @@ impl VoiceId {
     /// Accepts `[A-Za-z0-9_-]{1,64}`; anything else could leave its place in an upstream path.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let ok = (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         ok.then(|| Self(text.into())).ok_or(InvalidId {
             what: "a voice id",
             rule: "1 to 64 of A-Z a-z 0-9 _ -",

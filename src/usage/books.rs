@@ -173,8 +173,14 @@ impl Books {
         &self,
         admit: &Admit,
     ) -> Result<(Admitted, Arc<LiveSession>), Unavailable> {
-        let admitted = self.call(Operation::Admit, || self.store.admit(admit)).await?;
-        let reserved = if let Admitted::Granted { ahead } = admitted { ahead } else { 0 };
+        let admitted = self
+            .call(Operation::Admit, || self.store.admit(admit))
+            .await?;
+        let reserved = if let Admitted::Granted { ahead } = admitted {
+            ahead
+        } else {
+            0
+        };
         let live = self.live_session(&admit.opening, reserved);
         if matches!(admitted, Admitted::Granted { .. }) {
             self.enter(&live);
@@ -191,7 +197,10 @@ impl Books {
 
     #[allow(clippy::unused_self, reason = "a live session belongs to these books")]
     fn live_session(&self, opening: &Arc<Opening>, reserved: Characters) -> Arc<LiveSession> {
-        Arc::new(LiveSession { opening: opening.clone(), reserved: AtomicU64::new(reserved) })
+        Arc::new(LiveSession {
+            opening: opening.clone(),
+            reserved: AtomicU64::new(reserved),
+        })
     }
 
     fn enter(&self, live: &Arc<LiveSession>) {
@@ -204,7 +213,9 @@ impl Books {
         live: &LiveSession,
         reserve: &Reserve,
     ) -> Result<Reserved, Unavailable> {
-        let reserved = self.call(Operation::Reserve, || self.store.reserve(reserve)).await?;
+        let reserved = self
+            .call(Operation::Reserve, || self.store.reserve(reserve))
+            .await?;
         self.note(&reserve.adjust);
         if let Reserved::Granted(granted) = reserved {
             live.reserved.fetch_add(granted, Ordering::Relaxed);
@@ -218,7 +229,8 @@ impl Books {
         client: &ClientId,
         adjust: &[Adjust],
     ) -> Result<(), Unavailable> {
-        self.call(Operation::GiveBack, || self.store.give_back(client, adjust)).await?;
+        self.call(Operation::GiveBack, || self.store.give_back(client, adjust))
+            .await?;
         self.note(adjust);
         Ok(())
     }
@@ -230,16 +242,21 @@ impl Books {
         let live = self.live.lock();
         for adjust in adjust {
             if let Some(session) = live.get(&adjust.session) {
-                let _ = session.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                    Some(held.saturating_add_signed(adjust.characters))
-                });
+                let _ =
+                    session
+                        .reserved
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                            Some(held.saturating_add_signed(adjust.characters))
+                        });
             }
         }
     }
 
     /// Enters a row and frees the session's slot; if the store is down, as soon as it is back.
     pub(crate) async fn settle(&self, settle: Settle) {
-        let done = self.call(Operation::Settle, || self.store.settle(&settle)).await;
+        let done = self
+            .call(Operation::Settle, || self.store.settle(&settle))
+            .await;
         if let Some(session) = SessionId::parse(&settle.record.session) {
             self.live.lock().remove(&session);
         }
@@ -260,12 +277,16 @@ impl Books {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= ROWS_WAITING {
             if self.counters.rows_dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-                tracing::error!("too many ledger rows wait for the usage store; the newest are dropped");
+                tracing::error!(
+                    "too many ledger rows wait for the usage store; the newest are dropped"
+                );
             }
             return false;
         }
         waiting.push_back(settle);
-        self.counters.rows_waiting.store(waiting.len() as u64, Ordering::Relaxed);
+        self.counters
+            .rows_waiting
+            .store(waiting.len() as u64, Ordering::Relaxed);
         true
     }
 
@@ -275,7 +296,8 @@ impl Books {
         client: &ClientId,
         keys: &[WindowKey],
     ) -> Result<Vec<u64>, Unavailable> {
-        self.call(Operation::Read, || self.store.used(client, keys)).await
+        self.call(Operation::Read, || self.store.used(client, keys))
+            .await
     }
 
     pub(crate) async fn called_in(&self) -> Result<Vec<ClientId>, Unavailable> {
@@ -308,7 +330,8 @@ impl Books {
         record: &str,
         ttl: Duration,
     ) -> Result<(), Unavailable> {
-        self.call(Operation::Token, || self.store.put_token(key, record, ttl)).await
+        self.call(Operation::Token, || self.store.put_token(key, record, ttl))
+            .await
     }
 
     /// Takes a single-use token's record out: of any number of callers, at most one gets it.
@@ -316,7 +339,8 @@ impl Books {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn take_token(&self, key: TokenKey) -> Result<Option<String>, Unavailable> {
-        self.call(Operation::Token, || self.store.take_token(key)).await
+        self.call(Operation::Token, || self.store.take_token(key))
+            .await
     }
 
     /// Marks a token as revoked for `ttl`, its remaining life.
@@ -324,7 +348,8 @@ impl Books {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn revoke(&self, key: TokenKey, ttl: Duration) -> Result<(), Unavailable> {
-        self.call(Operation::Token, || self.store.revoke(key, ttl)).await
+        self.call(Operation::Token, || self.store.revoke(key, ttl))
+            .await
     }
 
     /// All revoked tokens whose time has not run out.
@@ -394,7 +419,9 @@ impl Books {
     ) -> Result<T, StoreError> {
         let asked = Instant::now();
         let late = || StoreError::Unavailable(format!("no answer in {} ms", deadline.as_millis()));
-        let answer = timeout(deadline, answer).await.unwrap_or_else(|_| Err(late()));
+        let answer = timeout(deadline, answer)
+            .await
+            .unwrap_or_else(|_| Err(late()));
         match &answer {
             Ok(_) => self.counters.latency.observe(asked.elapsed()),
             Err(StoreError::Unavailable(_)) => self.counters.failed(operation),
@@ -429,11 +456,15 @@ impl Books {
             let sessions: Vec<_> = {
                 let live = self.live.lock();
                 let known = live.values();
-                known.map(|s| (s.opening.clone(), s.reserved.load(Ordering::Relaxed))).collect()
+                known
+                    .map(|s| (s.opening.clone(), s.reserved.load(Ordering::Relaxed)))
+                    .collect()
             };
             for sessions in sessions.chunks(READOPT_BATCH) {
                 let readopted = self.store.readopt(sessions);
-                let readopted = self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, readopted).await;
+                let readopted = self
+                    .ask(Operation::Heartbeat, RECOVERY_DEADLINE, readopted)
+                    .await;
                 readopted.map_err(failed)?;
             }
         }
@@ -446,7 +477,11 @@ impl Books {
 
     async fn write_waiting(&self) {
         while let Some(settle) = self.next_waiting() {
-            if self.call(Operation::Settle, || self.store.settle(&settle)).await.is_err() {
+            if self
+                .call(Operation::Settle, || self.store.settle(&settle))
+                .await
+                .is_err()
+            {
                 self.waiting.lock().push_front(settle);
                 return;
             }
@@ -456,7 +491,9 @@ impl Books {
     fn next_waiting(&self) -> Option<Settle> {
         let mut waiting = self.waiting.lock();
         let next = waiting.pop_front();
-        self.counters.rows_waiting.store(waiting.len() as u64, Ordering::Relaxed);
+        self.counters
+            .rows_waiting
+            .store(waiting.len() as u64, Ordering::Relaxed);
         next
     }
 
@@ -466,15 +503,23 @@ impl Books {
             lost += swept;
         }
         if lost > 0 {
-            self.counters.lost_sessions.fetch_add(lost, Ordering::Relaxed);
-            tracing::warn!(sessions = lost, "sessions of a relay that died are entered as lost");
+            self.counters
+                .lost_sessions
+                .fetch_add(lost, Ordering::Relaxed);
+            tracing::warn!(
+                sessions = lost,
+                "sessions of a relay that died are entered as lost"
+            );
         }
     }
 
     async fn prune(&self, now_ms: i64) {
         let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         let before_ms = now_ms.saturating_sub(retention);
-        while let Ok(1..) = self.call(Operation::Prune, || self.store.prune(before_ms)).await {
+        while let Ok(1..) = self
+            .call(Operation::Prune, || self.store.prune(before_ms))
+            .await
+        {
             tokio::time::sleep(PRUNE_PAUSE).await;
         }
     }
@@ -489,7 +534,9 @@ impl Drop for Books {
 /// The background work of the books, until they are dropped.
 async fn keep(books: Weak<Books>, bell: Arc<Notify>) {
     let started = Instant::now();
-    let Some(started_ms) = books.upgrade().map(|books| books.clock.now_ms()) else { return };
+    let Some(started_ms) = books.upgrade().map(|books| books.clock.now_ms()) else {
+        return;
+    };
     let mut pruned: Option<Instant> = None;
     while let Some(strong) = books.upgrade() {
         // A failure closes the books, and the next round tries again.
@@ -500,7 +547,14 @@ async fn keep(books: Weak<Books>, bell: Arc<Notify>) {
                 pruned = Some(Instant::now());
                 // A wall clock that leaps ahead must not take the ledger with it.
                 let elapsed = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
-                strong.prune(strong.clock.now_ms().min(started_ms.saturating_add(elapsed))).await;
+                strong
+                    .prune(
+                        strong
+                            .clock
+                            .now_ms()
+                            .min(started_ms.saturating_add(elapsed)),
+                    )
+                    .await;
             }
         }
         let (is_up, pause) = (strong.is_up(), strong.lease / 3);
@@ -533,10 +587,12 @@ pub async fn open_reader(config: &Config) -> Result<Reader, OpenError> {
             cause: "books in memory can only be read by the relay that holds them".to_owned(),
             cure: "ask the running relay at /usage on its operator listener",
         }),
-        StoreUrl::Sqlite(path) => SqliteReader::open(path).map(|reader| Reader(Kind::Sqlite(reader))),
-        StoreUrl::Redis(url) => {
-            RedisReader::open(url, config).await.map(|reader| Reader(Kind::Redis(reader)))
+        StoreUrl::Sqlite(path) => {
+            SqliteReader::open(path).map(|reader| Reader(Kind::Sqlite(reader)))
         }
+        StoreUrl::Redis(url) => RedisReader::open(url, config)
+            .await
+            .map(|reader| Reader(Kind::Redis(reader))),
     }
 }
 
