@@ -104,11 +104,11 @@ impl Limits {
             windows: plan.windows.clone(),
             voices: check.each("voices", &plan.voices, |voice| VoiceId::parse(voice).ok())?,
             aliases: check.aliases(&plan.voice_aliases)?,
-            models: check.each("models", &plan.models, |model| word(model))?,
+            models: check.each("models", &plan.models, word)?,
             formats: check.each("output_formats", &plan.output_formats, |format| {
                 word(format)
             })?,
-            origins: check.each("origins", &plan.origins, |text| origin(text))?,
+            origins: check.each("origins", &plan.origins, origin)?,
         })
     }
 

@@ -281,8 +281,26 @@ impl Inner {
                 }
                 Ok((self.books.admit_unasked(&admit.opening), 0))
             }
-            Err(_) => Err(Refusal::StoreUnavailable),
+            Err(Unavailable { maybe_done }) => {
+                if maybe_done {
+                    self.free_unsure(&admit.opening);
+                }
+                Err(Refusal::StoreUnavailable)
+            }
         }
+    }
+
+    /// Enters a refusal for a session of which the store may think that it was admitted; that frees
+    /// its slot.
+    fn free_unsure(&self, opening: &Opening) {
+        let mut record = Record::opened(opening);
+        record.outcome = Outcome::Refused;
+        record.ending = Refusal::StoreUnavailable.error().to_owned();
+        record.milli_credits = 0;
+        self.books.settle_later(Settle {
+            record,
+            adjust: Vec::new(),
+        });
     }
 
     /// Grants characters for one message; those beyond it go into the session's block.

@@ -43,6 +43,9 @@ const PRUNE_PAUSE: Duration = Duration::from_millis(50);
 /// So many ledger rows may wait for a store to come back.
 const ROWS_WAITING: usize = 50_000;
 
+/// So many of them are written side by side.
+const WRITE_BATCH: usize = 64;
+
 /// So many sessions are readopted in one request.
 const READOPT_BATCH: usize = 100;
 
@@ -475,26 +478,34 @@ impl Books {
         Ok(())
     }
 
+    /// Writes the rows that wait, side by side, so that they share commits.
     async fn write_waiting(&self) {
-        while let Some(settle) = self.next_waiting() {
-            if self
-                .call(Operation::Settle, || self.store.settle(&settle))
-                .await
-                .is_err()
-            {
-                self.waiting.lock().push_front(settle);
+        loop {
+            let batch: Vec<Settle> = {
+                let mut waiting = self.waiting.lock();
+                let n = waiting.len().min(WRITE_BATCH);
+                waiting.drain(..n).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let writes = batch
+                .iter()
+                .map(|settle| self.call(Operation::Settle, move || self.store.settle(settle)));
+            let written = futures_util::future::join_all(writes).await;
+            let mut waiting = self.waiting.lock();
+            let failed = batch
+                .into_iter()
+                .zip(&written)
+                .filter(|(_, written)| written.is_err());
+            waiting.extend(failed.map(|(settle, _)| settle));
+            self.counters
+                .rows_waiting
+                .store(waiting.len() as u64, Ordering::Relaxed);
+            if written.iter().any(Result::is_err) {
                 return;
             }
         }
-    }
-
-    fn next_waiting(&self) -> Option<Settle> {
-        let mut waiting = self.waiting.lock();
-        let next = waiting.pop_front();
-        self.counters
-            .rows_waiting
-            .store(waiting.len() as u64, Ordering::Relaxed);
-        next
     }
 
     async fn sweep(&self) {
@@ -513,15 +524,15 @@ impl Books {
         }
     }
 
-    async fn prune(&self, now_ms: i64) {
+    /// Deletes one batch of what is too old. Returns whether there may be more.
+    async fn prune(&self, now_ms: i64) -> bool {
         let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         let before_ms = now_ms.saturating_sub(retention);
-        while let Ok(1..) = self
-            .call(Operation::Prune, || self.store.prune(before_ms))
-            .await
-        {
-            tokio::time::sleep(PRUNE_PAUSE).await;
-        }
+        matches!(
+            self.call(Operation::Prune, || self.store.prune(before_ms))
+                .await,
+            Ok(1..)
+        )
     }
 }
 
@@ -537,33 +548,35 @@ async fn keep(books: Weak<Books>, bell: Arc<Notify>) {
     let Some(started_ms) = books.upgrade().map(|books| books.clock.now_ms()) else {
         return;
     };
-    let mut pruned: Option<Instant> = None;
+    let (mut next_beat, mut next_prune) = (started, started);
     while let Some(strong) = books.upgrade() {
-        // A failure closes the books, and the next round tries again.
-        if strong.recover().await.is_ok() {
-            strong.sweep().await;
-            strong.write_waiting().await;
-            if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-                pruned = Some(Instant::now());
-                // A wall clock that leaps ahead must not take the ledger with it.
-                let elapsed = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
-                strong
-                    .prune(
-                        strong
-                            .clock
-                            .now_ms()
-                            .min(started_ms.saturating_add(elapsed)),
-                    )
-                    .await;
+        if !strong.is_up() || next_beat <= Instant::now() {
+            next_beat = Instant::now() + strong.lease / 3;
+            // A failure closes the books, and the next round tries again.
+            if strong.recover().await.is_ok() {
+                strong.sweep().await;
             }
         }
-        let (is_up, pause) = (strong.is_up(), strong.lease / 3);
+        if strong.is_up() {
+            strong.write_waiting().await;
+        }
+        if strong.is_up() && next_prune <= Instant::now() {
+            // A wall clock that leaps ahead must not take the ledger with it.
+            let elapsed = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+            let now_ms = strong
+                .clock
+                .now_ms()
+                .min(started_ms.saturating_add(elapsed));
+            let more = strong.prune(now_ms).await;
+            next_prune = Instant::now() + if more { PRUNE_PAUSE } else { PRUNE_EVERY };
+        }
+        let (is_up, probe) = (strong.is_up(), PROBE.min(strong.lease / 3));
         drop(strong);
         if is_up {
-            // Rung or not, there is something to do now.
-            let _ = timeout(pause, bell.notified()).await;
+            // Rung or not, there is something to do then.
+            let _ = tokio::time::timeout_at(next_beat.min(next_prune), bell.notified()).await;
         } else {
-            tokio::time::sleep(PROBE.min(pause)).await;
+            tokio::time::sleep(probe).await;
         }
     }
 }

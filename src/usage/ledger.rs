@@ -408,10 +408,13 @@ impl Tally {
     }
 }
 
+/// Client, and day, model and voice where rows are kept apart by them.
+type Group = (String, Option<Day>, Option<String>, Option<String>);
+
 /// Sums by client, day, model and voice, on their way to usage rows.
 #[derive(Default)]
 pub(crate) struct Sums {
-    groups: BTreeMap<(String, Option<Day>, Option<String>, Option<String>), Tally>,
+    groups: BTreeMap<Group, Tally>,
 }
 
 impl Sums {

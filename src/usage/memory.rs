@@ -24,9 +24,12 @@ pub(crate) struct Memory {
     state: Mutex<State>,
 }
 
+/// Counters of one kind of window, by the window's start.
+type Windows = BTreeMap<i64, u64>;
+
 #[derive(Default)]
 struct State {
-    windows: HashMap<ClientId, BTreeMap<(Unit, Per), BTreeMap<i64, u64>>>,
+    windows: HashMap<ClientId, BTreeMap<(Unit, Per), Windows>>,
     live: HashMap<SessionId, Arc<Opening>>,
     live_by_client: HashMap<ClientId, u64>,
     /// Sessions whose row is in `rows`, so that a second settlement changes nothing.
@@ -191,7 +194,7 @@ impl State {
             }
         }
         self.sums.retain(|(_, day, _, _), _| *day >= before);
-        let kept = |windows: &BTreeMap<i64, u64>| {
+        let kept = |windows: &Windows| {
             windows
                 .keys()
                 .next_back()
@@ -224,7 +227,7 @@ impl State {
 }
 
 /// The window that is charged when the clock says `start`; see [`WINDOWS_KEPT`].
-fn effective(windows: &BTreeMap<i64, u64>, start: i64) -> i64 {
+fn effective(windows: &Windows, start: i64) -> i64 {
     match windows.first_key_value() {
         Some((oldest, _)) if windows.len() >= WINDOWS_KEPT => start.max(*oldest),
         _ => start,

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::store::{Store, TokenKey};
+use super::store::TokenKey;
 use super::*;
 use crate::ids::{ClientId, SessionId};
 
@@ -352,7 +352,7 @@ async fn windows_are_charged_all_or_none(place: Place) {
         books.used(&opening.client, &keys).await.unwrap(),
         [71, 35_500]
     );
-    let most = i64::try_from(u32::MAX).unwrap();
+    let most = i64::from(u32::MAX);
     let too_much = Adjust {
         session: opening.session,
         characters: -most,
