@@ -174,7 +174,7 @@ async fn first_credential(
     message.credential.ok_or_else(without_credential)
 }
 
-async fn identify(
+pub(super) async fn identify(
     gateway: &Gateway,
     ask: &Ask,
     credential: Option<&Credential>,
@@ -242,6 +242,7 @@ async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<R
         admit_time,
         connect_time: connected.took,
         logs_text: gateway.parts.logs_text,
+        status: None,
     };
     let terms = Terms { inactivity, ..terms };
     Ok(Ready { connected, terms, admission, registration, facts })
@@ -358,7 +359,7 @@ impl From<Problem> for Denied {
 }
 
 /// Upstream's HTTP refusal in the relay's words where it is about the relay, else in its own.
-fn upstream_problem(gateway: &Gateway, refusal: &Refusal) -> Problem {
+pub(super) fn upstream_problem(gateway: &Gateway, refusal: &Refusal) -> Problem {
     #[derive(serde::Deserialize)]
     struct Body {
         detail: Detail,

@@ -1,11 +1,13 @@
 //! ElevenLabs' words: requests, client messages, server messages, errors. Pure, no I/O.
 
+mod audio_meter;
 mod client_message;
 mod credential;
 mod dialect;
 mod edit;
 mod headers;
 mod json;
+mod listing;
 mod output_format;
 mod problem;
 mod query;
@@ -14,11 +16,13 @@ mod scrub;
 mod server_message;
 mod spans;
 
+pub use audio_meter::AudioMeter;
 pub use client_message::{ClientKind, ClientMessage, Input, InvalidMessage, scan};
 pub use credential::{Credential, CredentialName};
 pub use dialect::Dialect;
 pub use edit::{with_voices_rewritten, without_credentials};
 pub use headers::{SUBPROTOCOL, Subprotocols, header_credential, subprotocols};
+pub use listing::{Shown, with_models_shown, with_voices_shown};
 pub use output_format::{DEFAULT_OUTPUT_FORMAT, OutputFormat};
 pub use problem::Problem;
 pub use query::{DECIDING_PARAMETERS, DEFAULT_INACTIVITY_TIMEOUT, Query};
