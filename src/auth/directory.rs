@@ -7,18 +7,16 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::watch;
+use secrecy::SecretString;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use super::rules::{Rules, check_size};
 use super::single_use::{Minter, Record};
 use super::{
     AuthError, ClientConfig, Config, ConfigError, Credential, Identity, MemoryTokens, MintError,
-    Minted, Narrowing, NewToken, TokenHash, TokenRef, TokenStore, subnet,
+    Minted, Narrowing, NewToken, TokenHash, TokenRef, TokenStore,
 };
-use crate::ids::ClientId;
-
-/// The longest token that is looked at, in bytes. JWTs with many claims stay well below.
-const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// How long a revoked token is remembered: longer than sessions last, since all it serves is to
 /// end them.
@@ -34,6 +32,7 @@ pub struct Directory {
     tokens: Arc<dyn TokenStore>,
     revoked: Mutex<HashMap<TokenHash, SystemTime>>,
     changes: watch::Sender<u64>,
+    fetch: Arc<Notify>,
 }
 
 impl Directory {
@@ -45,28 +44,28 @@ impl Directory {
         plans: &BTreeSet<Arc<str>>,
         tokens: Arc<dyn TokenStore>,
     ) -> Result<Self, ConfigError> {
-        Ok(Self::with_rules(
-            Rules::new(config, clients, plans)?,
+        let fetch = Arc::new(Notify::new());
+        let rules = Rules::new(config, clients, plans, &fetch, None)?;
+        Ok(Self {
+            rules: ArcSwap::from_pointee(rules),
             tokens,
-        ))
+            revoked: Mutex::default(),
+            changes: watch::Sender::new(0),
+            fetch,
+        })
     }
 
     /// Open access: whoever connects is the address it connects from, on the plan `default`.
     #[must_use]
     pub fn open() -> Self {
         let plans = BTreeSet::from([Arc::from("default")]);
-        let rules = Rules::new(&Config::default(), &[], &plans)
-            .expect("the default configuration needs no more than its default plan");
-        Self::with_rules(rules, Arc::new(MemoryTokens::default()))
-    }
-
-    fn with_rules(rules: Rules, tokens: Arc<dyn TokenStore>) -> Self {
-        Self {
-            rules: ArcSwap::from_pointee(rules),
-            tokens,
-            revoked: Mutex::default(),
-            changes: watch::Sender::new(0),
-        }
+        Self::new(
+            &Config::default(),
+            &[],
+            &plans,
+            Arc::new(MemoryTokens::default()),
+        )
+        .expect("the default configuration needs no more than its default plan")
     }
 
     /// Whether anybody may connect without showing anything.
@@ -82,8 +81,10 @@ impl Directory {
         clients: &[ClientConfig],
         plans: &BTreeSet<Arc<str>>,
     ) -> Result<(), ConfigError> {
-        self.rules
-            .store(Arc::new(Rules::new(config, clients, plans)?));
+        let old = self.rules.load();
+        let rules = Rules::new(config, clients, plans, &self.fetch, Some(&old))?;
+        self.rules.store(Arc::new(rules));
+        self.fetch.notify_one();
         self.changes.send_modify(|n_changes| *n_changes += 1);
         Ok(())
     }
@@ -93,6 +94,36 @@ impl Directory {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Whether every key set that comes from a URL has been fetched at least once.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        self.rules
+            .load()
+            .remotes()
+            .all(|remote| remote.keys().is_some())
+    }
+
+    /// Fetches key sets from their URLs, at once and then as they come due, until dropped. Does
+    /// nothing while none is configured.
+    pub async fn keep_keys_fresh(&self) {
+        loop {
+            let remotes: Vec<_> = self.rules.load().remotes().cloned().collect();
+            let now = Instant::now();
+            let due = remotes
+                .iter()
+                .filter(|remote| remote.due().is_none_or(|due| due <= now));
+            let fetched = futures_util::future::join_all(due.map(|remote| remote.fetch())).await;
+            if fetched.contains(&true) {
+                self.changes.send_modify(|n_changes| *n_changes += 1);
+            }
+            let next = remotes.iter().filter_map(|remote| remote.due()).min();
+            tokio::select! {
+                () = self.fetch.notified() => {}
+                () = sleep_until_some(next) => {}
+            }
+        }
     }
 
     /// Who is asking. Spends a single-use token, which is the only case that waits for a store.
@@ -166,7 +197,7 @@ impl Directory {
         })
     }
 
-    /// Withdraws a token: a single-use token that waits is gone from the store, and sessions of
+    /// Withdraws the token that [`TokenHash::to_revoke`] gave this hash of: a single-use token that waits is gone from the store, and sessions of
     /// this process that rest on the token, or on one that it made, are over. Tells whether the
     /// store held it.
     pub async fn revoke(&self, token: TokenHash, now: SystemTime) -> Result<bool, AuthError> {
@@ -235,187 +266,16 @@ impl Directory {
     }
 }
 
-/// What the configuration says, made ready for look-ups.
-struct Rules {
-    open: bool,
-    default_plan: Arc<str>,
-    plans: BTreeSet<Arc<str>>,
-    clients: HashMap<TokenHash, Client>,
-    revoked_clients: BTreeSet<ClientId>,
-    single_use_lifetime: Duration,
-}
-
-/// A configured client, under each of its tokens.
-#[derive(Clone)]
-struct Client {
-    token: TokenHash,
-    id: ClientId,
-    plan: Arc<str>,
-    expires_at: Option<SystemTime>,
-}
-
-impl Rules {
-    fn new(
-        config: &Config,
-        rows: &[ClientConfig],
-        plans: &BTreeSet<Arc<str>>,
-    ) -> Result<Self, ConfigError> {
-        let plan = |key: &str, name: &str| {
-            plans.get(name).cloned().ok_or_else(|| {
-                ConfigError::new(
-                    key,
-                    format!("there is no plan {name:?}: add [plans.{name}]"),
-                )
-            })
-        };
-        let lifetime = config.single_use_lifetime;
-        if lifetime < Duration::from_secs(1) || lifetime > Duration::from_secs(24 * 60 * 60) {
-            return Err(ConfigError::new(
-                "auth.single_use_lifetime",
-                "must be 1s to 24h",
-            ));
-        }
-        // A relay of configured clients alone has no use for a default plan.
-        let default_plan = if rows.is_empty() || !config.jwt.is_empty() {
-            plan("auth.default_plan", &config.default_plan)?
-        } else {
-            config.default_plan.as_str().into()
-        };
-        let mut clients = HashMap::new();
-        let mut ids = BTreeSet::new();
-        for row in rows {
-            let key = |field: &str| format!("clients.{}.{field}", row.id);
-            if !ids.insert(&row.id) {
-                let problem = "another row has the same id: give one row several hashes instead";
-                return Err(ConfigError::new(key("id"), problem));
-            }
-            let plan = plan(&key("plan"), &row.plan)?;
-            let tokens = row.token_sha256.as_slice();
-            if tokens.is_empty() {
-                let problem = "lists no hash: run `xi-relay token new` for one";
-                return Err(ConfigError::new(key("token_sha256"), problem));
-            }
-            for &token in tokens {
-                let client = Client {
-                    token,
-                    id: row.id.clone(),
-                    plan: Arc::clone(&plan),
-                    expires_at: row.expires_at,
-                };
-                if token == TokenHash::of_bytes(b"") {
-                    let problem = "is the hash of nothing: run `xi-relay token new`";
-                    return Err(ConfigError::new(key("token_sha256"), problem));
-                }
-                if clients.insert(token, client).is_some() {
-                    let problem =
-                        "the same hash stands twice: each client needs a token of its own";
-                    return Err(ConfigError::new(key("token_sha256"), problem));
-                }
-            }
-        }
-        Ok(Self {
-            open: config.is_open(rows),
-            default_plan,
-            plans: plans.clone(),
-            clients,
-            revoked_clients: config.revoked_clients.clone(),
-            single_use_lifetime: lifetime,
-        })
-    }
-
-    fn identify(
-        &self,
-        key: Option<&SecretString>,
-        remote: IpAddr,
-        now: SystemTime,
-    ) -> Result<Identity, AuthError> {
-        let identity = if self.open {
-            // Clients whose library insists on a key may send any.
-            self.identify_address(remote)
-        } else {
-            let key = key.ok_or(AuthError::Missing)?;
-            check_size(key)?;
-            self.identify_configured(TokenHash::of(key))
-                .ok_or(AuthError::Unknown)?
-        };
-        if self.revoked_clients.contains(&identity.client) {
-            return Err(AuthError::Revoked);
-        }
-        match identity.expires_at {
-            Some(expires_at) if expires_at <= now => Err(AuthError::Expired),
-            _ => Ok(identity),
-        }
-    }
-
-    fn identify_address(&self, remote: IpAddr) -> Identity {
-        let subnet = subnet(remote);
-        let suffix = if subnet.is_ipv6() && !subnet.is_loopback() {
-            "/64"
-        } else {
-            ""
-        };
-        Identity {
-            client: ClientId::parse(&format!("ip:{subnet}{suffix}"))
-                .expect("an address is short and has no white space"),
-            plan: Arc::clone(&self.default_plan),
-            expires_at: None,
-            narrowing: None,
-            token: TokenRef::Open,
-        }
-    }
-
-    fn identify_configured(&self, token: TokenHash) -> Option<Identity> {
-        let client = self.find(token)?;
-        Some(Identity {
-            client: client.id.clone(),
-            plan: Arc::clone(&client.plan),
-            expires_at: client.expires_at,
-            narrowing: None,
-            token: TokenRef::Configured(token),
-        })
-    }
-
-    /// The map's own probing may tell hashes apart by time, which helps nobody to a token; that
-    /// the one it found is the right one is told in constant time.
-    fn find(&self, token: TokenHash) -> Option<&Client> {
-        self.clients
-            .get(&token)
-            .filter(|client| client.token == token)
-    }
-
-    fn recheck(
-        &self,
-        client: &ClientId,
-        plan: &str,
-        token: &TokenRef,
-        now: SystemTime,
-    ) -> Result<Arc<str>, AuthError> {
-        if self.revoked_clients.contains(client) {
-            return Err(AuthError::Revoked);
-        }
-        match token {
-            TokenRef::Open if self.open => Ok(Arc::clone(&self.default_plan)),
-            TokenRef::Open | TokenRef::Jwt { .. } => Err(AuthError::Revoked),
-            TokenRef::Configured(token) => {
-                let known = self.find(*token).filter(|known| known.id == *client);
-                let known = known.ok_or(AuthError::Revoked)?;
-                match known.expires_at {
-                    Some(expires_at) if expires_at <= now => Err(AuthError::Expired),
-                    _ => Ok(Arc::clone(&known.plan)),
-                }
-            }
-            TokenRef::SingleUse { minter, .. } => self.recheck(client, plan, minter, now),
-        }
-    }
-}
-
-fn check_size(token: &SecretString) -> Result<(), AuthError> {
-    match token.expose_secret().len() {
-        0 => Err(AuthError::Missing),
-        1..=MAX_TOKEN_BYTES => Ok(()),
-        _ => Err(AuthError::Unknown),
+/// Sleeps until then, or for ever.
+async fn sleep_until_some(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod jwt_tests;

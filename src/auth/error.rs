@@ -22,9 +22,9 @@ pub enum AuthError {
     /// The JWT's `nbf` is still to come.
     #[error("the token is not valid yet: its nbf claim lies in the future")]
     NotYetValid,
-    /// The JWT lacks `exp`, or has one that is not a time.
-    #[error("the token does not say when it expires: its exp claim is missing or not a number")]
-    NoExpiry,
+    /// The JWT lacks `exp`, or its `exp` or `nbf` is not a time.
+    #[error("the token's exp claim is missing, or its exp or nbf claim is not a time")]
+    NoTime,
     /// The JWT's `sub` is missing or cannot be a client's id.
     #[error(
         "the token names no client: its sub claim is missing or not 1 to 128 bytes of text without white space"
@@ -58,7 +58,7 @@ impl AuthError {
             Self::KeysMissing | Self::StoreUnavailable => "system_busy",
             Self::Unknown
             | Self::NotYetValid
-            | Self::NoExpiry
+            | Self::NoTime
             | Self::NoSubject
             | Self::WrongIssuer
             | Self::WrongAudience
@@ -76,7 +76,9 @@ impl AuthError {
             Self::Expired => "The token has expired: get a new one.",
             Self::Revoked => "The token was revoked.",
             Self::NotYetValid => "The token is not valid yet.",
-            Self::NoExpiry => "The token has no exp claim that can be read.",
+            Self::NoTime => {
+                "The token's exp claim is missing, or its exp or nbf claim is not a time."
+            }
             Self::NoSubject => "The token has no sub claim that can be a client's id.",
             Self::WrongIssuer => "The token's iss claim is not the issuer that this relay trusts.",
             Self::WrongAudience => "The token's aud claim does not name this relay.",

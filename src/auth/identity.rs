@@ -42,7 +42,7 @@ pub enum TokenRef {
     Configured(TokenHash),
     /// A JWT.
     Jwt {
-        /// The JWT itself.
+        /// What of it is signed, see [`TokenHash::to_revoke`].
         token: TokenHash,
         /// The key that its signature was verified with.
         key: TokenHash,
@@ -57,7 +57,7 @@ pub enum TokenRef {
 }
 
 impl TokenRef {
-    /// The hash of the token that was shown; `None` with open access.
+    /// What the token that was shown is revoked by; `None` with open access.
     #[must_use]
     pub fn hash(&self) -> Option<TokenHash> {
         match self {
@@ -71,7 +71,7 @@ impl TokenRef {
 
 /// What a single-use token allows less than the plan does. Absent means: as the plan has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Narrowing {
     /// Unicode scalar values that may go up in the session, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,8 +5,12 @@ mod config;
 mod directory;
 mod error;
 mod identity;
+mod jwt;
+mod keys;
 mod network;
 mod origin;
+mod remote;
+mod rules;
 mod single_use;
 mod token;
 

@@ -220,8 +220,10 @@ impl Request {
     }
 }
 
-/// What is stored of a single-use token.
+/// What is stored of a single-use token. One that holds more than is known here may be meant to
+/// allow less, so it is not accepted.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Record {
     pub client: ClientId,
     pub plan: String,

@@ -34,6 +34,17 @@ impl TokenHash {
         Self::of_bytes(token.expose_secret().as_bytes())
     }
 
+    /// The hash that revokes a token: of a JWT only what is signed, since who holds one can write
+    /// the same signature in another way; of any other token the whole.
+    #[must_use]
+    pub fn to_revoke(token: &SecretString) -> Self {
+        let text = token.expose_secret();
+        let jwt = text
+            .rsplit_once('.')
+            .filter(|_| text.split('.').count() == 3);
+        Self::of_bytes(jwt.map_or(text, |(signed, _)| signed).as_bytes())
+    }
+
     pub(super) fn of_bytes(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }

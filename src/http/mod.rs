@@ -1,13 +1,16 @@
 //! The clients' side and the operator's: who may come in, what their requests ask for, and what they
 //! are answered. Leaves the frames to `session`.
 
+mod address;
 mod client_stream;
 mod dispatch;
 mod gateway;
 mod listener;
 mod operator;
+mod origin;
 mod refusal;
 mod socket;
+mod tls;
 mod upgrade;
 
 use std::time::Duration;

@@ -26,7 +26,7 @@ use crate::protocol::{
 };
 use crate::quota::{Admission, AdmissionRequest, Limits};
 use crate::session::{
-    self, Facts, Opening, Peer, Registration, SessionEnd, Terms, without_credential,
+    Facts, Opening, Peer, Registration, Session, SessionEnd, Terms, without_credential,
 };
 use crate::upstream::{ConnectError, Connected, HandshakeError, Refusal};
 
@@ -286,7 +286,9 @@ async fn relay(
     let upstream = Peer { stream: connected.stream, read_ahead: connected.read_ahead };
     let metrics = Arc::clone(&gateway.parts.metrics);
     drop(gateway);
-    session::run(client, upstream, terms, admission, registration, facts, metrics, started).await;
+    let session =
+        Session { client, upstream, terms, admission, registration, facts, metrics, started };
+    session.run().await;
     drop(place);
 }
 

@@ -1,46 +1,11 @@
 //! What a client's message asks for: how much text, by whom, for which context and voices.
-//!
-//! What is counted here and what goes upstream must be the same for any JSON a client can invent.
-//! So a message that two parsers could read differently is refused, and nothing else is: unknown
-//! fields, nulls and odd types of fields that neither cost nor identify are upstream's business.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-
-use super::{Dialect, Problem};
+use super::Dialect;
 use super::credential::{Credential, CredentialName};
-use super::json::{Any, Fault, FaultCell, Key, Keys, Value, refuse};
-
-/// A message that cannot be charged for certain, and what to do about it. The texts are fixed:
-/// nothing of the message stands in them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidMessage {
-    /// Not UTF-8.
-    #[error("A message must be UTF-8 text.")]
-    NotUtf8,
-    /// Not JSON (RFC 8259): a syntax error, a byte order mark, `NaN`, half a surrogate pair, a
-    /// number out of range.
-    #[error("A message must be one valid JSON object; this one could not be parsed.")]
-    NotJson,
-    /// JSON, but not an object.
-    #[error("A message must be a JSON object, such as {{\"text\":\"Hello. \"}}.")]
-    NotAnObject,
-    /// A key that stands twice in one object.
-    #[error("A message must not have the same key twice in one object; send each key once.")]
-    KeyTwice,
-    /// Nested too deep.
-    #[error("A message must not nest objects and arrays more than 100 deep.")]
-    TooDeep,
-    /// A `text` that is neither a string nor null.
-    #[error("The field text must be a string.")]
-    Text,
-    /// An `inputs` that is no array of objects.
-    #[error("The field inputs must be an array of objects with text and voice_id.")]
-    Inputs,
-}
+use super::json::Value;
 
 /// What a message is, for logs and metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -101,13 +66,13 @@ pub struct ClientMessage<'a> {
     /// Whether some entry of `voices`, or some `voice_id`, was no string: such a message cannot be
     /// checked against a list of voices.
     pub has_unreadable_voices: bool,
-    dialect: Dialect,
-    text: Option<Cow<'a, str>>,
-    has_settings: bool,
-    flushes: bool,
-    closes_context: bool,
-    closes_socket: bool,
-    keeps_alive: bool,
+    pub(super) dialect: Dialect,
+    pub(super) text: Option<Cow<'a, str>>,
+    pub(super) has_settings: bool,
+    pub(super) flushes: bool,
+    pub(super) closes_context: bool,
+    pub(super) closes_socket: bool,
+    pub(super) keeps_alive: bool,
 }
 
 /// One of a dialogue's `inputs`.
@@ -118,46 +83,8 @@ pub struct Input<'a> {
     pub voice: Option<Cow<'a, str>>,
 }
 
-/// Reads a client's message, or an HTTP body, which has the same text fields.
-///
-/// # Errors
-/// See [`InvalidMessage`].
-pub fn scan(dialect: Dialect, payload: &[u8]) -> Result<ClientMessage<'_>, InvalidMessage> {
-    let text = simdutf8::basic::from_utf8(payload).map_err(|_| InvalidMessage::NotUtf8)?;
-    let fault = Cell::new(None);
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let mut message = Message {
-        dialect,
-        fault: &fault,
-    }
-    .deserialize(&mut deserializer)
-    .and_then(|message| deserializer.end().map(|()| message))
-    .map_err(|error| refusal(&error, fault.get()))?;
-    message.count();
-    Ok(message)
-}
-
-impl From<InvalidMessage> for Problem {
-    fn from(invalid: InvalidMessage) -> Self {
-        Self { message: invalid.to_string().into(), ..Self::invalid_input_message("") }
-    }
-}
-
-fn refusal(error: &serde_json::Error, fault: Option<Fault>) -> InvalidMessage {
-    if !error.is_data() {
-        return InvalidMessage::NotJson;
-    }
-    match fault {
-        None => InvalidMessage::NotAnObject,
-        Some(Fault::KeyTwice) => InvalidMessage::KeyTwice,
-        Some(Fault::TooDeep) => InvalidMessage::TooDeep,
-        Some(Fault::Text) => InvalidMessage::Text,
-        Some(Fault::Inputs) => InvalidMessage::Inputs,
-    }
-}
-
 impl<'a> ClientMessage<'a> {
-    fn new(dialect: Dialect) -> Self {
+    pub(super) fn new(dialect: Dialect) -> Self {
         Self {
             characters: 0,
             text_length: 0,
@@ -244,7 +171,7 @@ impl<'a> ClientMessage<'a> {
         self.text.as_deref().into_iter().chain(inputs)
     }
 
-    fn count(&mut self) {
+    pub(super) fn count(&mut self) {
         let length = self.texts().map(|text| text.chars().count() as u64).sum();
         let is_free = !self.dialect.is_dialogue()
             && self
@@ -257,7 +184,7 @@ impl<'a> ClientMessage<'a> {
         self.characters = if is_free { 0 } else { length };
     }
 
-    fn add_credential(&mut self, name: CredentialName, value: Option<&str>) {
+    pub(super) fn add_credential(&mut self, name: CredentialName, value: Option<&str>) {
         self.has_credentials = true;
         let Some(credential) = value.and_then(|value| Credential::new(name, value)) else {
             return;
@@ -271,7 +198,7 @@ impl<'a> ClientMessage<'a> {
         }
     }
 
-    fn add_voice(&mut self, voice: Value<'a>) -> Option<Cow<'a, str>> {
+    pub(super) fn add_voice(&mut self, voice: Value<'a>) -> Option<Cow<'a, str>> {
         let is_null = voice.is_null();
         let voice = voice.text();
         self.has_unreadable_voices |= voice.is_none() && !is_null;
@@ -289,296 +216,149 @@ impl fmt::Debug for ClientMessage<'_> {
     }
 }
 
-/// The fields that mean something to the relay.
-enum Field {
-    Text,
-    Inputs,
-    Voices,
-    Context { is_first_choice: bool },
-    Model,
-    Flush,
-    CloseContext,
-    CloseSocket,
-    KeepAlive,
-    Settings,
-    Credential(CredentialName),
-    Other,
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
 
-impl Field {
-    fn of(key: &str) -> Self {
-        match key {
-            "text" => Self::Text,
-            "inputs" => Self::Inputs,
-            "voices" => Self::Voices,
-            "context_id" => Self::Context {
-                is_first_choice: true,
-            },
-            "contextId" => Self::Context {
-                is_first_choice: false,
-            },
-            "model_id" => Self::Model,
-            "flush" => Self::Flush,
-            "close_context" => Self::CloseContext,
-            "close_socket" => Self::CloseSocket,
-            "keep_alive" => Self::KeepAlive,
-            "voice_settings"
-            | "generation_config"
-            | "generator_config"
-            | "pronunciation_dictionary_locators" => Self::Settings,
-            _ => CredentialName::of(key).map_or(Self::Other, Self::Credential),
-        }
-    }
-}
+    use super::super::scan;
+    use super::*;
 
-/// Reads the message itself.
-struct Message<'f> {
-    dialect: Dialect,
-    fault: &'f FaultCell,
-}
-
-impl<'de> DeserializeSeed<'de> for Message<'_> {
-    type Value = ClientMessage<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Message<'_> {
-    type Value = ClientMessage<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+    #[test]
+    fn the_text_is_all_there_is_to_hear() {
+        let message = scan(Dialect::Single, br#"{"text":"a\u0062"}"#).unwrap();
+        assert_eq!(message.text(), "ab");
+        let payload = br#"{"inputs":[{"text":"b"},{},{"text":"c"}],"text":"a"}"#;
+        assert_eq!(scan(Dialect::Dialogue, payload).unwrap().text(), "abc");
+        assert_eq!(scan(Dialect::Dialogue, b"{}").unwrap().text(), "");
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let any = Any::new(self.fault, 1);
-        let is_dialogue = self.dialect.is_dialogue();
-        let mut message = ClientMessage::new(self.dialect);
-        let mut keys = Keys::default();
-        while let Some(key) = map.next_key_seed(Key)? {
-            let field = Field::of(&key);
-            if !keys.is_new(key) {
-                return Err(refuse(self.fault, Fault::KeyTwice));
-            }
-            match field {
-                Field::Text => match map.next_value_seed(any.keeping_text())? {
-                    Value::Null => {}
-                    Value::Text(text) => message.text = Some(text),
-                    _ => return Err(refuse(self.fault, Fault::Text)),
-                },
-                Field::Inputs if is_dialogue => {
-                    map.next_value_seed(Inputs {
-                        fault: self.fault,
-                        message: &mut message,
-                    })?;
-                }
-                Field::Voices if is_dialogue => {
-                    message.has_settings = true;
-                    map.next_value_seed(Voices {
-                        any,
-                        message: &mut message,
-                    })?;
-                }
-                Field::Context { is_first_choice } => {
-                    let context = map.next_value_seed(any.keeping_text())?.text();
-                    if is_first_choice || message.context.is_none() {
-                        message.context = context.or(message.context);
-                    }
-                }
-                Field::Model => message.model = map.next_value_seed(any.keeping_text())?.text(),
-                Field::Flush => message.flushes = map.next_value_seed(any)?.is_true(),
-                Field::CloseContext => {
-                    message.closes_context = map.next_value_seed(any)?.is_true();
-                }
-                Field::CloseSocket => message.closes_socket = map.next_value_seed(any)?.is_true(),
-                Field::KeepAlive => message.keeps_alive = map.next_value_seed(any)?.is_true(),
-                Field::Settings => message.has_settings |= !map.next_value_seed(any)?.is_null(),
-                Field::Credential(name) => {
-                    let value = map.next_value_seed(any.keeping_text())?.text();
-                    message.add_credential(name, value.as_deref());
-                }
-                Field::Inputs | Field::Voices | Field::Other => {
-                    map.next_value_seed(any)?;
-                }
-            }
-        }
-        Ok(message)
-    }
-}
-
-/// Reads `inputs`: null or an array of objects.
-struct Inputs<'f, 'm, 'a> {
-    fault: &'f FaultCell,
-    message: &'m mut ClientMessage<'a>,
-}
-
-impl<'de> DeserializeSeed<'de> for Inputs<'_, '_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        let fault = self.fault;
-        // What serde finds wrong by itself from here on is a wrong type in `inputs`.
-        fault.set(Some(Fault::Inputs));
-        deserializer.deserialize_any(self)?;
-        fault.set(None);
-        Ok(())
-    }
-}
-
-impl<'de> Visitor<'de> for Inputs<'_, '_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
+    #[track_caller]
+    fn is(dialect: Dialect, payload: &str, first: ClientKind, later: ClientKind) {
+        let message = scan(dialect, payload.as_bytes()).unwrap();
+        assert_eq!(
+            (message.kind(true), message.kind(false)),
+            (first, later),
+            "{payload}"
+        );
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    #[test]
+    fn messages_of_one_stream_have_their_kinds() {
+        use ClientKind::{Close, Flush, Initialize, Keepalive, Other, Text};
+        let check = |payload, first, later| is(Dialect::Single, payload, first, later);
+        check(
+            r#"{"text":" ","voice_settings":{"speed":1}}"#,
+            Initialize,
+            Initialize,
+        );
+        check(
+            r#"{"text":" ","generation_config":{}}"#,
+            Initialize,
+            Initialize,
+        );
+        check(
+            r#"{"text":" ","voice_settings":null}"#,
+            Initialize,
+            Keepalive,
+        );
+        check(r#"{"text":"Hi. "}"#, Initialize, Text);
+        check(r#"{"text":"Hi. ","voice_settings":{}}"#, Initialize, Text);
+        check(r#"{"text":"Hi. ","flush":true}"#, Initialize, Flush);
+        check(r#"{"flush":true}"#, Initialize, Flush);
+        check(r#"{"text":"","flush":true}"#, Initialize, Flush);
+        check(r#"{"text":"","flush":false}"#, Close, Close);
+        check(r#"{"text":""}"#, Close, Close);
+        check(r#"{"text":" "}"#, Initialize, Keepalive);
+        check(r#"{"text":null}"#, Initialize, Other);
+        check("{}", Initialize, Other);
+        check(r#"{"close_socket":true}"#, Initialize, Other);
+        check(r#"{"close_context":true}"#, Initialize, Other);
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(()) = seq.next_element_seed(OneInput {
-            fault: self.fault,
-            message: &mut *self.message,
-        })? {}
-        Ok(())
-    }
-}
-
-/// Reads one of the inputs.
-struct OneInput<'f, 'm, 'a> {
-    fault: &'f FaultCell,
-    message: &'m mut ClientMessage<'a>,
-}
-
-impl<'de> DeserializeSeed<'de> for OneInput<'_, '_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for OneInput<'_, '_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let any = Any::new(self.fault, 3);
-        let mut input = Input {
-            text: None,
-            voice: None,
-        };
-        let mut keys = Keys::default();
-        while let Some(key) = map.next_key_seed(Key)? {
-            let field = InputField::of(&key);
-            if !keys.is_new(key) {
-                return Err(refuse(self.fault, Fault::KeyTwice));
-            }
-            match field {
-                InputField::Text => match map.next_value_seed(any.keeping_text())? {
-                    Value::Null => {}
-                    Value::Text(text) => input.text = Some(text),
-                    _ => return Err(refuse(self.fault, Fault::Text)),
-                },
-                InputField::Voice => {
-                    let voice = map.next_value_seed(any.keeping_text())?;
-                    input.voice = self.message.add_voice(voice);
-                }
-                InputField::Other => {
-                    map.next_value_seed(any)?;
-                }
-            }
-        }
-        self.message.inputs.push(input);
-        Ok(())
-    }
-}
-
-enum InputField {
-    Text,
-    Voice,
-    Other,
-}
-
-impl InputField {
-    fn of(key: &str) -> Self {
-        match key {
-            "text" => Self::Text,
-            "voice_id" => Self::Voice,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// Reads `voices`: the strings of an array are kept, whatever else it is upstream may judge.
-struct Voices<'f, 'm, 'a> {
-    any: Any<'f>,
-    message: &'m mut ClientMessage<'a>,
-}
-
-impl Voices<'_, '_, '_> {
-    fn unreadable<E>(self) -> Result<(), E> {
-        self.message.has_unreadable_voices = true;
-        Ok(())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Voices<'_, '_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Voices<'_, '_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of voices")
+    #[test]
+    fn messages_of_contexts_have_their_kinds() {
+        use ClientKind::{Close, CloseContext, Flush, Initialize, Keepalive, Text};
+        let check = |payload, first, later| is(Dialect::Multi, payload, first, later);
+        check(
+            r#"{"text":"Hi. ","context_id":"b","voice_settings":{}}"#,
+            Initialize,
+            Initialize,
+        );
+        check(r#"{"text":"Hi. ","context_id":"b"}"#, Initialize, Text);
+        check(r#"{"text":""}"#, Initialize, Keepalive);
+        check(
+            r#"{"text":"","context_id":"b","flush":true}"#,
+            Initialize,
+            Flush,
+        );
+        check(
+            r#"{"context_id":"b","close_context":true}"#,
+            CloseContext,
+            CloseContext,
+        );
+        check(r#"{"close_socket":true}"#, Close, Close);
+        check(
+            r#"{"close_socket":false,"text":" "}"#,
+            Initialize,
+            Keepalive,
+        );
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    #[test]
+    fn messages_of_dialogues_have_their_kinds() {
+        use ClientKind::{Close, CloseContext, Flush, Initialize, Keepalive, Other, Text};
+        let check = |payload, first, later| is(Dialect::Dialogue, payload, first, later);
+        check(r#"{"voices":["v"]}"#, Initialize, Initialize);
+        check(r#"{"inputs":[{"text":"Hi. "}]}"#, Initialize, Text);
+        check(
+            r#"{"inputs":[{"text":"Hi. "}],"flush":true}"#,
+            Initialize,
+            Flush,
+        );
+        check(
+            r#"{"inputs":[{"text":"Hi. "}],"close_socket":true}"#,
+            Close,
+            Close,
+        );
+        check(r#"{"keep_alive":true}"#, Initialize, Keepalive);
+        check(r#"{"keep_alive":false}"#, Initialize, Other);
+        check(r#"{"text":""}"#, Initialize, Other);
+        check(r#"{"close_context":true}"#, Initialize, Other);
+        is(
+            Dialect::DialogueMulti,
+            r#"{"close_context":true}"#,
+            CloseContext,
+            CloseContext,
+        );
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.unreadable()
+    #[test]
+    fn the_end_of_text_is_told_from_keepalives() {
+        let ends = |dialect, payload: &str| scan(dialect, payload.as_bytes()).unwrap().ends_text();
+        assert!(ends(Dialect::Single, r#"{"text":""}"#));
+        assert!(ends(
+            Dialect::Single,
+            r#"{"text":"","voice_settings":null}"#
+        ));
+        assert!(!ends(Dialect::Single, r#"{"text":"","flush":true}"#));
+        assert!(!ends(Dialect::Single, r#"{"text":" "}"#));
+        assert!(!ends(Dialect::Single, r#"{"close_socket":true}"#));
+        assert!(!ends(Dialect::Multi, r#"{"text":""}"#));
+        assert!(ends(Dialect::Multi, r#"{"close_socket":true}"#));
+        assert!(ends(Dialect::DialogueMulti, r#"{"close_socket":true}"#));
+        assert!(!ends(Dialect::Dialogue, r#"{"text":""}"#));
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        self.unreadable()
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        self.unreadable()
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.unreadable()
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        self.unreadable()
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        self.any.visit_map(map)?;
-        self.unreadable()
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let any = self.any.inside()?.keeping_text();
-        while let Some(voice) = seq.next_element_seed(any)? {
-            let voice = self.message.add_voice(voice);
-            self.message.voices.extend(voice);
-        }
-        Ok(())
+    #[test]
+    fn debug_shows_neither_text_nor_credentials() {
+        let message = scan(
+            Dialect::Single,
+            br#"{"text":"spoken","xi_api_key":"hush-hush"}"#,
+        );
+        let shown = format!("{message:?}");
+        assert!(
+            !shown.contains("spoken") && !shown.contains("hush"),
+            "{shown}"
+        );
     }
 }

@@ -89,3 +89,219 @@ fn voice_places(payload: &[u8]) -> Option<Vec<Range<usize>>> {
     }
     Some(places)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
+
+    use proptest::prelude::*;
+    use serde_json::Value as Json;
+
+    use super::super::sample::{message, style};
+    use super::super::{Dialect, scan};
+    use super::*;
+
+    #[track_caller]
+    fn strips(payload: &str, expected: &str) {
+        let stripped = without_credentials(payload.as_bytes());
+        assert_eq!(str::from_utf8(&stripped).unwrap(), expected);
+    }
+
+    #[test]
+    fn credentials_go_and_every_other_byte_stays() {
+        strips(r#"{"text":" ","xi_api_key":"k"}"#, r#"{"text":" "}"#);
+        strips(r#"{"xi_api_key":"k","text":" "}"#, r#"{"text":" "}"#);
+        strips(r#"{"a":1,"xi-api-key":"k","b":2}"#, r#"{"a":1,"b":2}"#);
+        strips(r#"{"authorization":"k","single_use_token":"k"}"#, "{}");
+        strips(
+            r#"{"xi_api_key":"k","a":1,"authorization":"k","b":2,"single_use_token":"k"}"#,
+            r#"{"a":1,"b":2}"#,
+        );
+        strips(
+            "\n{ \"a\" : [1, 2] ,\t\"xi_api_key\" : \"k\" , \"b\" : {} }\r\n",
+            "\n{ \"a\" : [1, 2] , \"b\" : {} }\r\n",
+        );
+        strips("{ \"xi_api_key\" : \"k\" }\n", "{  }\n");
+        strips(r#"{"a":1}"#, r#"{"a":1}"#);
+        strips(" { } ", " { } ");
+        strips("{}", "{}");
+    }
+
+    #[test]
+    fn credentials_go_in_any_spelling_and_whatever_they_hold() {
+        for member in [
+            r#""\u0078i_api_key":"k""#,
+            r#""\u0058I-API-\u004bEY":"k""#,
+            r#""Authorization":"Bearer k""#,
+            r#""SINGLE_USE_TOKEN":"k""#,
+            r#""xi_api_key":"k\"},{\\""#,
+            r#""xi_api_key":{"a":["}",{"b":"]"}]}"#,
+            r#""xi_api_key":null"#,
+            r#""xi_api_key":-1.5e3"#,
+        ] {
+            strips(&format!(r#"{{"a":"x",{member}}}"#), r#"{"a":"x"}"#);
+            strips(&format!(r#"{{{member} , "a":"x"}}"#), r#"{"a":"x"}"#);
+        }
+        strips(r#"{"x":{"xi_api_key":"k"}}"#, r#"{"x":{"xi_api_key":"k"}}"#);
+        strips(
+            r#"{"text":"\"xi_api_key\":\"k\""}"#,
+            r#"{"text":"\"xi_api_key\":\"k\""}"#,
+        );
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_no_object() {
+        for payload in [
+            "",
+            "[]",
+            "x",
+            "{\"xi_api_key\":\"k\"",
+            "{\"xi_api_key\"}",
+            "{\"a\":}",
+            "{\"\\",
+        ] {
+            strips(payload, "");
+        }
+    }
+
+    fn voice_of(alias: &str) -> Option<&'static str> {
+        match alias {
+            "alias" => Some("VoiceAlpha"),
+            "quote" => Some("\"\\"),
+            _ => None,
+        }
+    }
+
+    #[track_caller]
+    fn rewrites(payload: &str, expected: Option<&str>) {
+        let rewritten = with_voices_rewritten(payload.as_bytes(), voice_of);
+        assert_eq!(
+            rewritten
+                .as_deref()
+                .map(|bytes| str::from_utf8(bytes).unwrap()),
+            expected
+        );
+    }
+
+    #[test]
+    fn aliases_are_replaced_and_every_other_byte_stays() {
+        rewrites(
+            r#"{"voices":["alias"]}"#,
+            Some(r#"{"voices":["VoiceAlpha"]}"#),
+        );
+        rewrites(
+            "{ \"voices\" : [ \"a\", \"\\u0061lias\" ] ,\
+             \"inputs\":[{\"text\":\"alias\",\"voice_id\" : \"alias\"}, {}]}\n",
+            Some(
+                "{ \"voices\" : [ \"a\", \"VoiceAlpha\" ] ,\
+                 \"inputs\":[{\"text\":\"alias\",\"voice_id\" : \"VoiceAlpha\"}, {}]}\n",
+            ),
+        );
+        rewrites(
+            r#"{"\u0076oices":["alias"]}"#,
+            Some(r#"{"\u0076oices":["VoiceAlpha"]}"#),
+        );
+        rewrites(r#"{"voices":["quote"]}"#, Some(r#"{"voices":["\"\\"]}"#));
+        for payload in [
+            "{}",
+            r#"{"voices":["a"]}"#,
+            r#"{"voices":[]}"#,
+            r#"{"voices":"alias"}"#,
+            r#"{"voices":null,"inputs":null}"#,
+            r#"{"voices":[7,["alias"]]}"#,
+            r#"{"x":["alias"],"context_id":"alias"}"#,
+            "x",
+            "",
+        ] {
+            rewrites(payload, None);
+        }
+    }
+
+    /// The raw text of each member, in order.
+    fn raw_members(payload: &[u8]) -> Vec<(String, &[u8], &[u8])> {
+        let members = members(payload, 0..payload.len()).unwrap();
+        let raw = members.into_iter().map(|member| {
+            let key = decode(payload, member.key.clone()).unwrap().into_owned();
+            (key, &payload[member.key], &payload[member.value])
+        });
+        raw.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_rest_of_a_message_is_the_same(node in message(), style in style()) {
+            let payload = node.write(&style).into_bytes();
+            let Ok(message) = scan(Dialect::Single, &payload) else { return Ok(()) };
+            let stripped = without_credentials(&payload);
+            prop_assert_eq!(stripped == payload, !message.has_credentials);
+
+            let mut expected: Json = serde_json::from_slice(&payload).unwrap();
+            expected.as_object_mut().unwrap().retain(|key, _| CredentialName::of(key).is_none());
+            prop_assert_eq!(serde_json::from_slice::<Json>(&stripped).unwrap(), expected);
+
+            let mut expected = raw_members(&payload);
+            expected.retain(|(key, ..)| CredentialName::of(key).is_none());
+            prop_assert_eq!(raw_members(&stripped), expected);
+
+            let again = scan(Dialect::Single, &stripped).unwrap();
+            prop_assert!(!again.has_credentials);
+            prop_assert_eq!(again.characters, message.characters);
+
+            let n_space =
+                |bytes: &[u8]| bytes.iter().take_while(|b| b.is_ascii_whitespace()).count();
+            prop_assert_eq!(n_space(&stripped), n_space(&payload));
+            let tail = |bytes: &[u8]| {
+                let brace = bytes.iter().rposition(|&byte| byte == b'}').unwrap();
+                bytes[brace..].to_vec()
+            };
+            prop_assert_eq!(tail(&stripped), tail(&payload));
+        }
+
+        #[test]
+        fn aliases_alone_are_changed(node in message(), style in style()) {
+            let payload = node.write(&style).into_bytes();
+            let Ok(message) = scan(Dialect::Dialogue, &payload) else { return Ok(()) };
+            let rewritten = with_voices_rewritten(&payload, voice_of);
+            let names_alias = message.voice_ids().any(|voice| voice == "alias");
+            prop_assert_eq!(rewritten.is_some(), names_alias);
+            let Some(rewritten) = rewritten else { return Ok(()) };
+
+            let mut expected: Json = serde_json::from_slice(&payload).unwrap();
+            let rename = |voice: &mut Json| {
+                if voice == "alias" {
+                    *voice = "VoiceAlpha".into();
+                }
+            };
+            if let Some(voices) = expected.get_mut("voices").and_then(Json::as_array_mut) {
+                voices.iter_mut().for_each(rename);
+            }
+            if let Some(inputs) = expected.get_mut("inputs").and_then(Json::as_array_mut) {
+                inputs.iter_mut().filter_map(|input| input.get_mut("voice_id")).for_each(rename);
+            }
+            prop_assert_eq!(serde_json::from_slice::<Json>(&rewritten).unwrap(), expected);
+
+            let others = |payload| {
+                let mut members = raw_members(payload);
+                members.retain(|(key, ..)| key != "voices" && key != "inputs");
+                let raw = members.into_iter().map(|(_, key, value)| [key, value].concat());
+                raw.collect::<Vec<_>>()
+            };
+            prop_assert_eq!(others(&rewritten), others(&payload));
+            let after = scan(Dialect::Dialogue, &rewritten).unwrap();
+            prop_assert_eq!(after.characters, message.characters);
+            prop_assert!(after.voice_ids().all(|voice| voice != "alias"));
+        }
+
+        #[test]
+        fn broken_bytes_never_panic(
+            bytes in "(\\{\"(voices|inputs|xi_api_key)\")?[\\[\\]{}\",:\\\\ a]{0,16}",
+        ) {
+            let bytes = bytes.as_bytes();
+            let stripped = without_credentials(bytes);
+            let left = memchr::memmem::find(&stripped, b"\"xi_api_key\":");
+            prop_assert!(left.is_none_or(|at| at > 1));
+            let rewritten = with_voices_rewritten(bytes, voice_of);
+            prop_assert!(rewritten.is_none_or(|rewritten| rewritten != bytes));
+        }
+    }
+}

@@ -488,7 +488,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_path_the_upstream_path_is_one_of_ours(path in "(/[a-z0-9%./;\\\\-]{0,12}){0,6}") {
+        fn any_path_leads_to_a_path_of_ours(path in "(/[a-z0-9%./;\\\\-]{0,12}){0,6}") {
             if let Some(route) = route_of_path("", &path) {
                 let upstream = route.endpoint.upstream_path(route.voice.as_ref());
                 prop_assert!(upstream.starts_with("/v1/") || upstream.starts_with("/v2/"));

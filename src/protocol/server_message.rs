@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::LazyLock;
 
-use memchr::memchr2;
 use memchr::memmem::Finder;
+use memchr::{memchr, memchr2};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::json::{Any, FaultCell, Key, Value};
@@ -103,52 +103,79 @@ pub fn look(payload: &[u8]) -> ServerMessage<'_> {
 /// For messages with audio. What stands in quotes here is a key or a string of its own: inside of
 /// a string every quote has a backslash before it.
 fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
-    let start = value_of(payload, &AUDIO)?;
+    let start = AUDIO
+        .find_iter(payload)
+        .find_map(|at| value_of(payload, at, AUDIO_KEY.len()))?;
     let audio = payload[start..].strip_prefix(b"\"")?;
-    let length = memchr2(b'"', b'\\', audio)?;
-    if audio[length] == b'\\' {
-        // Base64 with `\/`, as some JSON writers have it.
+    let length = memchr(b'"', audio)?;
+    if may_have_escapes(&audio[..length]) {
         return None;
     }
-    let (before, after) = (&payload[..start], &audio[length + 1..]);
-    let is_true = |key: &Finder<'_>| {
-        [after, before]
-            .into_iter()
-            .any(|part| value_of(part, key).is_some_and(|at| part[at..].starts_with(b"true")))
-    };
-    let context = |key: &Finder<'_>| {
-        [after, before]
-            .into_iter()
-            .find_map(|part| string_at(part, value_of(part, key)?))
-    };
-    Some(ServerMessage {
+    let mut seen = ServerMessage {
         audio_bytes: decoded_length(&audio[..length]),
-        is_final: is_true(&IS_FINAL) || is_true(&IS_FINAL_SNAKE),
-        is_turn_final: is_true(&IS_TURN_FINAL),
-        context: context(&CONTEXT).or_else(|| context(&CONTEXT_SNAKE)),
-        error: None,
-        has_alignment: false,
-    })
+        ..ServerMessage::default()
+    };
+    seen.look_around(&audio[length + 1..]);
+    if start > AUDIO_FIRST.len() {
+        seen.look_around(&payload[..start]);
+    }
+    Some(seen)
 }
 
-static AUDIO: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"audio\""));
-static IS_FINAL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"isFinal\""));
-static IS_FINAL_SNAKE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"is_final\""));
-static IS_TURN_FINAL: LazyLock<Finder<'static>> =
-    LazyLock::new(|| Finder::new("\"is_final_audio_for_turn\""));
-static CONTEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"contextId\""));
-static CONTEXT_SNAKE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"context_id\""));
+/// The start of a message whose first member is the audio, as upstream writes it.
+const AUDIO_FIRST: &str = "{\"audio\": ";
 
-/// Where the value of the first such key starts. A string of the same letters that is no key has
-/// no colon behind it.
-fn value_of(json: &[u8], key: &Finder<'_>) -> Option<usize> {
-    key.find_iter(json).find_map(|at| {
-        if at > 0 && json[at - 1] == b'\\' {
-            return None;
+const AUDIO_KEY: &str = "\"audio\"";
+
+static AUDIO: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(AUDIO_KEY));
+/// How the keys begin that tell an end.
+static IS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"is"));
+static CONTEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"context"));
+
+impl<'a> ServerMessage<'a> {
+    /// Takes in what stands before or after the audio.
+    fn look_around(&mut self, json: &'a [u8]) {
+        let is_true = |at, key: &str| {
+            json[at..].starts_with(key.as_bytes())
+                && value_of(json, at, key.len()).is_some_and(|v| json[v..].starts_with(b"true"))
+        };
+        for at in IS.find_iter(json) {
+            self.is_final |= is_true(at, "\"isFinal\"") || is_true(at, "\"is_final\"");
+            self.is_turn_final |= is_true(at, "\"is_final_audio_for_turn\"");
         }
-        let colon = skip_space(json, at + key.needle().len());
-        (json.get(colon) == Some(&b':')).then(|| skip_space(json, colon + 1))
-    })
+        for at in CONTEXT.find_iter(json) {
+            for key in ["\"contextId\"", "\"context_id\""] {
+                if json[at..].starts_with(key.as_bytes()) {
+                    let value = value_of(json, at, key.len());
+                    self.context = value
+                        .and_then(|v| string_at(json, v))
+                        .or(self.context.take());
+                }
+            }
+        }
+    }
+}
+
+/// Whether base64 is written with `\/` for `/`, as some JSON writers have it. Such a text shows it
+/// in its first bytes, or by a length that no padded base64 has; should it show neither, the audio
+/// is measured a few bytes too long. To search all of it would cost as much as all the rest.
+fn may_have_escapes(audio: &[u8]) -> bool {
+    let searched = if audio.len().is_multiple_of(4) {
+        &audio[..audio.len().min(256)]
+    } else {
+        audio
+    };
+    memchr(b'\\', searched).is_some()
+}
+
+/// Where the value starts whose key, of `key_len` bytes with its quotes, stands at `at`. A string
+/// of the same letters that is no key has no colon behind it.
+fn value_of(json: &[u8], at: usize, key_len: usize) -> Option<usize> {
+    if at > 0 && json[at - 1] == b'\\' {
+        return None;
+    }
+    let colon = skip_space(json, at + key_len);
+    (json.get(colon) == Some(&b':')).then(|| skip_space(json, colon + 1))
 }
 
 fn skip_space(json: &[u8], from: usize) -> usize {
@@ -242,5 +269,238 @@ impl<'de> Visitor<'de> for Message<'_> {
             !error.error.is_empty() || (!error.message.is_empty() && error.code.is_some());
         seen.error = is_error.then_some(error);
         Ok(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+    use serde_json::{Value as Json, json};
+
+    use super::super::sample::{node, style};
+    use super::*;
+
+    #[track_caller]
+    fn check(payload: &str, kind: ServerKind, audio_bytes: u64, context: Option<&str>) {
+        let message = look(payload.as_bytes());
+        let seen = (
+            message.kind(),
+            message.audio_bytes,
+            message.context.as_deref(),
+        );
+        assert_eq!(seen, (kind, audio_bytes, context), "{payload}");
+    }
+
+    #[test]
+    fn audio_is_measured_in_every_writing() {
+        use ServerKind::Audio;
+        check(
+            r#"{"audio":"AAECAwQF","isFinal":null,"normalizedAlignment":null}"#,
+            Audio,
+            6,
+            None,
+        );
+        check(
+            r#"{"audio":"AAECAw==","isFinal":null,"contextId":"a1"}"#,
+            Audio,
+            4,
+            Some("a1"),
+        );
+        check(
+            r#"{"audio": "AAE=", "context_id": "t1"}"#,
+            Audio,
+            2,
+            Some("t1"),
+        );
+        check(
+            "{\n  \"contextId\" : \"a1\",\n  \"audio\" :\n \"AAE\"\n}",
+            Audio,
+            2,
+            Some("a1"),
+        );
+        check(
+            r#"{"alignment":{"chars":["audio","isFinal"]},"audio":"AAEC"}"#,
+            Audio,
+            3,
+            None,
+        );
+        check(
+            r#"{"audio":"\/\/\/\/","contextId":"a1"}"#,
+            Audio,
+            3,
+            Some("a1"),
+        );
+        check(
+            r#"{"audio":"AAEC","contextId":"a\"b\u00e9"}"#,
+            Audio,
+            3,
+            Some("a\"bé"),
+        );
+        check(r#"{"audio":"AAEC","contextId":null}"#, Audio, 3, None);
+        check(
+            r#"{"audio":"AAEC","note":"\"audio\":\"AAECAwQF\""}"#,
+            Audio,
+            3,
+            None,
+        );
+        check(
+            r#"{"note":"\"audio\":\"AAECAwQF\"","audio":"AAEC"}"#,
+            Audio,
+            3,
+            None,
+        );
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        use ServerKind::{Alignment, Audio, Final, Other, TurnFinal};
+        check(
+            r#"{"audio":null,"isFinal":true,"alignment":null}"#,
+            Final,
+            0,
+            None,
+        );
+        check(r#"{"isFinal":true}"#, Final, 0, None);
+        check(
+            r#"{"is_final": true, "context_id": "t1"}"#,
+            Final,
+            0,
+            Some("t1"),
+        );
+        check(
+            r#"{"audio":"","isFinal":true,"contextId":"a"}"#,
+            Final,
+            0,
+            Some("a"),
+        );
+        check(
+            r#"{"is_final_audio_for_turn":true,"context_id":"t1"}"#,
+            TurnFinal,
+            0,
+            Some("t1"),
+        );
+        check(r#"{"audio":"","isFinal":null}"#, Other, 0, None);
+        check(
+            r#"{"audio":null,"isFinal":null,"alignment":{"chars":[]}}"#,
+            Alignment,
+            0,
+            None,
+        );
+        check(r#"{"audio":"AAEC","isFinal":true}"#, Audio, 3, None);
+        assert!(look(br#"{"audio":"AAEC","isFinal" : true}"#).is_final);
+        assert!(look(br#"{"is_final":true,"audio":"AAEC"}"#).is_final);
+        assert!(look(br#"{"audio":"AAEC","is_final_audio_for_turn":true}"#).is_turn_final);
+        assert!(!look(br#"{"audio":"AAEC","isFinal":false}"#).is_final);
+        check(r#"{"type":"flush_done"}"#, Other, 0, None);
+    }
+
+    #[test]
+    fn errors_are_read() {
+        let payload = br#"{"message":"No \"x\".","error":"voice_id_does_not_exist","code":1008}"#;
+        let message = look(payload);
+        assert_eq!(message.kind(), ServerKind::Error);
+        let error = message.error.unwrap();
+        assert_eq!(error.error, "voice_id_does_not_exist");
+        assert_eq!(error.message, "No \"x\".");
+        assert_eq!(error.code, Some(1008));
+        check(
+            r#"{"error":"quota_exceeded","context_id":null}"#,
+            ServerKind::Error,
+            0,
+            None,
+        );
+        check(
+            r#"{"message":"Sorry.","code":1011}"#,
+            ServerKind::Error,
+            0,
+            None,
+        );
+        check(r#"{"message":"hello"}"#, ServerKind::Other, 0, None);
+        check(
+            r#"{"error":null,"message":null,"code":null}"#,
+            ServerKind::Other,
+            0,
+            None,
+        );
+        assert_eq!(
+            look(br#"{"error":"e","code":70000}"#).error.unwrap().code,
+            None
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_something_else() {
+        for payload in [
+            "",
+            "{",
+            "[]",
+            "null",
+            "x",
+            "\"audio\"",
+            "\"audio\":",
+            "\"audio\":\"",
+            "{\"audio\":\"AAEC",
+        ] {
+            check(payload, ServerKind::Other, 0, None);
+        }
+        assert_eq!(look(b"\xff\xfe").kind(), ServerKind::Other);
+    }
+
+    /// JSON as Python's `json.dumps` writes it.
+    fn spaced(json: &Json) -> String {
+        let members = json.as_object().unwrap().iter();
+        let members: Vec<_> = members
+            .map(|(key, value)| format!("\"{key}\": {value}"))
+            .collect();
+        format!("{{{}}}", members.join(", "))
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_of_looking_see_the_same(
+            audio in proptest::collection::vec(any::<u8>(), 0..200),
+            is_padded: bool, is_final: Option<bool>, is_snake: bool,
+            context in proptest::option::of("[a-z\"\\\\\u{e9}]{0,6}"),
+            chars in proptest::collection::vec("\\PC|audio|isFinal|\"", 0..6),
+        ) {
+            let mut base64 = STANDARD.encode(&audio);
+            if !is_padded {
+                base64.truncate(base64.trim_end_matches('=').len());
+            }
+            let (final_key, context_key) =
+                if is_snake { ("is_final", "context_id") } else { ("isFinal", "contextId") };
+            let json = json!({
+                "audio": base64,
+                "alignment": { "chars": chars },
+                final_key: is_final,
+                context_key: context,
+            });
+            for payload in [json.to_string(), spaced(&json)] {
+                let seen = look(payload.as_bytes());
+                prop_assert_eq!(seen.audio_bytes, audio.len() as u64);
+                prop_assert_eq!(seen.is_final, is_final == Some(true));
+                prop_assert_eq!(seen.context.as_deref(), context.as_deref());
+                let mut read = read(payload.as_bytes()).unwrap();
+                read.has_alignment = false;
+                prop_assert_eq!(read, seen);
+            }
+        }
+
+        #[test]
+        fn no_message_panics(node in node(), style in style(), cut: prop::sample::Index) {
+            let payload = node.write(&style).into_bytes();
+            for part in [&payload[..], &payload[..cut.index(payload.len() + 1)]] {
+                prop_assert!(look(part).audio_bytes <= part.len() as u64);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in "(\"(audio|isFinal|contextId)\"|[\":{} \\\\tA=]){0,12}") {
+            prop_assert!(look(bytes.as_bytes()).audio_bytes <= bytes.len() as u64);
+        }
     }
 }

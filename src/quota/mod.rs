@@ -1,76 +1,460 @@
-//! What clients may do (placeholder until the real one lands).
-use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+//! What clients may do: plans, admission, and charging before text goes up. The counters
+//! themselves are kept by `usage`.
+//!
+//! Sessions spend from blocks that are reserved ahead of need, so the store stays off the message
+//! path. Blocks shrink with what is left; a session that finds too little asks once more, alone,
+//! and with what its siblings hold unspent. Over all sessions, forwarded never exceeds the limit.
+
+mod admission;
+mod client;
+mod limits;
+mod meter;
+mod pace;
+mod plan;
+mod rates;
+mod refusal;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::protocol::Problem;
+use arc_swap::ArcSwap;
 
-#[derive(Debug, Clone)]
-pub struct Limits {
-    pub max_messages_per_second: u32,
-    pub max_message_bytes: u64,
-    pub max_inactivity_timeout: Duration,
-    pub max_session_duration: Duration,
-    pub aliases: HashMap<String, String>,
+pub use self::admission::{Admission, Reservation, Reserving};
+pub use self::limits::{InvalidPlan, Limits};
+pub use self::plan::{ParameterValue, PlanConfig, WindowConfig};
+pub use self::rates::{InvalidRate, Rates, RatesConfig};
+pub use self::refusal::Refusal;
+pub use self::subscription::{Subscription, User};
+
+use self::client::{Clients, Presence};
+use self::meter::Meter;
+use self::pace::Pace;
+use crate::ids::{ClientId, SessionId};
+use crate::usage::{
+    Adjust, Admit, Admitted, Books, Characters, Charge, LedgerRow, LiveSession, Opening, Outcome,
+    Record, Reserve, Reserved, Settle, Unavailable, Unit, WindowKey,
+};
+
+/// How often a process looks whether another one wants idle blocks back.
+const CALL_IN_POLL: Duration = Duration::from_millis(100);
+
+/// How long a session that found too little waits for them.
+const CALL_IN_WAIT: Duration = Duration::from_millis(200);
+
+/// What all clients may do. Cloning is cheap.
+#[derive(Clone)]
+pub struct Quota {
+    inner: Arc<Inner>,
 }
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_messages_per_second: 50,
-            max_message_bytes: 65536,
-            max_inactivity_timeout: Duration::from_secs(180),
-            max_session_duration: Duration::from_secs(3600),
-            aliases: HashMap::new(),
+
+/// Who wants to start what.
+#[derive(Clone, Debug)]
+pub struct AdmissionRequest {
+    /// Who spends.
+    pub client: ClientId,
+    /// The client's plan.
+    pub limits: Arc<Limits>,
+    /// The session's or request's id.
+    pub session: SessionId,
+    /// The voice after [`Limits::resolve_voice`]; `None` where messages name it.
+    pub voice: Option<crate::ids::VoiceId>,
+    /// The model in effect, empty when none is known.
+    pub model: String,
+    /// The output format in effect, empty when none is known.
+    pub format: String,
+    /// The endpoint, as in [`LedgerRow::endpoint`].
+    pub endpoint: &'static str,
+    /// The most characters of this session, from a narrowed token.
+    pub cap: Option<Characters>,
+    /// Whether many messages are expected, so that a block is reserved ahead; false for requests
+    /// that are charged once.
+    pub streaming: bool,
+}
+
+impl Quota {
+    /// Quotas kept in `books`. Must be called inside a Tokio runtime.
+    #[must_use]
+    pub fn new(books: Arc<Books>, rates: Rates) -> Self {
+        let inner = Arc::new(Inner {
+            books,
+            rates: ArcSwap::from_pointee(rates),
+            clients: Arc::default(),
+            refusals: Default::default(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        if inner.books.is_shared() {
+            inner.runtime.spawn(answer_calls(Arc::downgrade(&inner)));
+        }
+        Self { inner }
+    }
+
+    /// Puts other rates in force, for sessions that start from now on.
+    pub fn set_rates(&self, rates: Rates) {
+        self.inner.rates.store(Arc::new(rates));
+    }
+
+    /// The rates in force.
+    #[must_use]
+    pub fn rates(&self) -> Arc<Rates> {
+        self.inner.rates.load_full()
+    }
+
+    /// The books that the quotas are kept in.
+    #[must_use]
+    pub fn books(&self) -> &Arc<Books> {
+        &self.inner.books
+    }
+
+    /// Leave to run one session, or which limit refuses it. A refused start costs nothing.
+    ///
+    /// # Errors
+    /// The limit. The caller enters the refusal with [`record_refused`](Self::record_refused).
+    pub async fn admit(&self, request: AdmissionRequest) -> Result<Admission, Refusal> {
+        self.inner.admit(request).await.map_err(|refusal| self.inner.note(refusal))
+    }
+
+    /// Enters a refused session or request in the ledger, in the background.
+    pub fn record_refused(&self, row: LedgerRow) {
+        let mut record = Record::new(row, Outcome::Refused);
+        record.characters_forwarded = 0;
+        record.milli_credits = 0;
+        self.inner.books.settle_later(Settle { record, adjust: Vec::new() });
+    }
+
+    /// Counts a refusal that was found outside, such as a voice named in a message.
+    pub fn note_refusal(&self, refusal: &Refusal) {
+        self.inner.refusals[refusal.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Refusals since the process started, by the limit's name.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counts = self.inner.refusals.iter().map(|count| count.load(Ordering::Relaxed));
+        Refusal::LIMIT_NAMES.into_iter().zip(counts)
+    }
+
+    /// Characters that live sessions hold unspent.
+    #[must_use]
+    pub fn reserved_ahead(&self) -> Characters {
+        self.inner.clients.all().iter().map(|client| client.held()).sum()
+    }
+
+    /// Live sessions of this process by client.
+    #[must_use]
+    pub fn live_sessions(&self) -> Vec<(ClientId, usize)> {
+        let clients = self.inner.clients.all();
+        clients.iter().map(|client| (client.id.clone(), client.n_live())).collect()
+    }
+}
+
+struct Inner {
+    books: Arc<Books>,
+    rates: ArcSwap<Rates>,
+    clients: Arc<Clients>,
+    refusals: [AtomicU64; Refusal::LIMIT_NAMES.len()],
+    runtime: tokio::runtime::Handle,
+}
+
+/// What came of asking the store once.
+enum Attempt {
+    Granted,
+    /// Too little; what was needed beyond the session's own, and what the counters show.
+    Short { need: Characters, window: usize, used: Vec<u64> },
+    Down(Unavailable),
+}
+
+impl Inner {
+    fn now_ms(&self) -> i64 {
+        self.books.clock().now_ms()
+    }
+
+    fn note(&self, refusal: Refusal) -> Refusal {
+        self.refusals[refusal.index()].fetch_add(1, Ordering::Relaxed);
+        refusal
+    }
+
+    async fn admit(self: &Arc<Self>, request: AdmissionRequest) -> Result<Admission, Refusal> {
+        let AdmissionRequest { limits, cap, streaming, .. } = &request;
+        let (limits, cap) = (limits.clone(), *cap);
+        check_allowed(&request)?;
+        let ahead = if *streaming { self.books.reserve_ahead() } else { 0 };
+        let now_ms = self.now_ms();
+        let opening = Arc::new(Opening {
+            session: request.session,
+            milli_rate: self.rates.load().milli_rate(&request.model),
+            plan: limits.plan.clone(),
+            endpoint: request.endpoint,
+            voice: request.voice.map_or_else(String::new, |voice| voice.as_str().to_owned()),
+            model: request.model,
+            format: request.format,
+            started_ms: now_ms,
+            client: request.client,
+        });
+        let client = self.clients.enter(&opening.client);
+        // Together with the meter's entry: a sibling that counts what all hold must not miss it.
+        let _turn = client.turn.read().await;
+        let admit = Admit {
+            opening: opening.clone(),
+            max_concurrent: limits.max_concurrent_sessions,
+            starts: limits.starts(now_ms),
+            spending: limits.spending(now_ms, opening.milli_rate),
+            even_if_spent: client.held() > 0,
+            ahead: cap.map_or(ahead, |cap| ahead.min(cap)),
+        };
+        let (live, granted) = self.ask_leave(&client, &admit).await?;
+        let meter = Arc::new(Meter::new(live));
+        // A meter just made is not closed, so everything fits in.
+        let _ = meter.fill(granted, &admit.spending.into());
+        client.join(meter.clone());
+        drop(_turn);
+        Ok(Admission {
+            inner: self.clone(),
+            client,
+            meter,
+            limits,
+            opening,
+            ahead,
+            cap,
+            charged: 0,
+            pace: Pace::new(),
+            settled: false,
+        })
+    }
+
+    async fn ask_leave(
+        &self,
+        client: &Presence,
+        admit: &Admit,
+    ) -> Result<(Arc<LiveSession>, Characters), Refusal> {
+        match self.books.admit(admit).await {
+            Ok((Admitted::Granted { ahead }, live)) => Ok((live, ahead)),
+            Ok((Admitted::Busy { .. }, _)) => Err(Refusal::Sessions { limit: admit.max_concurrent }),
+            Ok((Admitted::Spent { window, used }, _)) => {
+                let charges = admit.starts.iter().chain(&admit.spending);
+                let charge = charges.into_iter().find(|charge| charge.key == window);
+                let limit = charge.map_or(used, |charge| charge.limit);
+                Err(self.window_refusal(client, window, limit, used, 0))
+            }
+            Err(_) if self.books.allows_failure() => {
+                if client.n_live() as u64 >= admit.max_concurrent {
+                    return Err(Refusal::Sessions { limit: admit.max_concurrent });
+                }
+                Ok((self.books.admit_unasked(&admit.opening), 0))
+            }
+            Err(_) => Err(Refusal::StoreUnavailable),
+        }
+    }
+
+    /// Grants characters for one message; those beyond it go into the session's block.
+    async fn reserve(
+        self: &Arc<Self>,
+        client: &Arc<Presence>,
+        meter: &Arc<Meter>,
+        charges: &Arc<[Charge]>,
+        characters: Characters,
+        ahead: Characters,
+    ) -> Result<(), Refusal> {
+        let asking = Asking { inner: self, client, meter, charges, characters, ahead };
+        let attempt = {
+            let _turn = client.turn.read().await;
+            asking.attempt(Vec::new(), false).await
+        };
+        let attempt = match attempt {
+            Attempt::Short { .. } => asking.exactly().await,
+            other => other,
+        };
+        match attempt {
+            Attempt::Granted => Ok(()),
+            Attempt::Short { window, used, .. } => {
+                let (charge, used) = (&charges[window], used[window]);
+                let asked = characters.saturating_mul(charge.each);
+                Err(self.window_refusal(client, charge.key, charge.limit, used, asked))
+            }
+            Attempt::Down(_) if self.books.allows_failure() => {
+                meter.owe(characters, charges);
+                Ok(())
+            }
+            Attempt::Down(_) => Err(Refusal::StoreUnavailable),
+        }
+    }
+
+    /// A refusal in whole units; what sessions here hold unspent is not shown as used.
+    fn window_refusal(
+        &self,
+        client: &Presence,
+        key: WindowKey,
+        limit: u64,
+        used: u64,
+        asked: u64,
+    ) -> Refusal {
+        let used = used.saturating_sub(client.held_of(key)).min(limit);
+        let whole = |amount: u64| if key.unit == Unit::Credits { amount.div_ceil(1000) } else { amount };
+        let wait_ms = key.end().saturating_mul(1000).saturating_sub(self.now_ms());
+        Refusal::Window {
+            unit: key.unit,
+            per: key.per,
+            limit: whole(limit),
+            used: whole(used),
+            asked: whole(asked),
+            resets_at: key.end(),
+            retry_after: u64::try_from(wait_ms).unwrap_or(0).div_ceil(1000).max(1),
+        }
+    }
+
+    async fn finish(self: Arc<Self>, client: &Presence, meter: &Arc<Meter>, record: Record) {
+        {
+            // What goes back must not be on its way while a sibling counts what is left.
+            let _turn = client.turn.read().await;
+            let adjust = meter.close();
+            self.books.settle(Settle { record, adjust }).await;
+        }
+        client.leave(meter);
+    }
+
+    /// Gives back in the background what a settled session could no longer hold.
+    fn give_back_later(self: &Arc<Self>, client: Arc<Presence>, adjust: Vec<Adjust>) {
+        if adjust.is_empty() {
+            return;
+        }
+        let inner = self.clone();
+        self.runtime.spawn(async move {
+            let _turn = client.turn.read().await;
+            // If the store is down, what is not given back counts as spent.
+            let _ = inner.books.give_back(&client.id, &adjust).await;
+        });
+    }
+}
+
+/// One message that the block did not cover.
+struct Asking<'a> {
+    inner: &'a Arc<Inner>,
+    client: &'a Arc<Presence>,
+    meter: &'a Arc<Meter>,
+    charges: &'a Arc<[Charge]>,
+    characters: Characters,
+    ahead: Characters,
+}
+
+impl Asking<'_> {
+    /// Pays from what the session still holds and the store together.
+    async fn attempt(&self, mut adjust: Vec<Adjust>, call_in: bool) -> Attempt {
+        let own = self.meter.take_for(self.charges);
+        if let Some(rest) = own.checked_sub(self.characters) {
+            self.put(rest);
+            return Attempt::Granted;
+        }
+        let need = self.characters - own;
+        let pending = self.meter.take_pending();
+        adjust.extend(pending.iter().cloned());
+        let reserve = Reserve {
+            session: self.meter.live.opening.session,
+            client: self.client.id.clone(),
+            charges: self.charges.clone(),
+            need,
+            ahead: self.ahead,
+            adjust,
+            call_in,
+        };
+        match self.inner.books.reserve(&self.meter.live, &reserve).await {
+            Ok(Reserved::Granted(granted)) => {
+                self.put(granted.saturating_sub(need));
+                Attempt::Granted
+            }
+            Ok(Reserved::Short { window, used }) => {
+                self.put(own);
+                Attempt::Short { need, window, used }
+            }
+            Err(unavailable) => {
+                self.put(own);
+                self.meter.keep_pending(pending, unavailable.maybe_done);
+                Attempt::Down(unavailable)
+            }
+        }
+    }
+
+    fn put(&self, characters: Characters) {
+        let left = self.meter.fill(characters, self.charges);
+        self.inner.give_back_later(self.client.clone(), left.into_iter().collect());
+    }
+
+    /// Asks again while nobody else of this client does: what siblings hold and what the store has
+    /// is then all there is. If that does not do and other processes share the store, they are
+    /// asked to give back what their sessions hold, once.
+    async fn exactly(&self) -> Attempt {
+        let turn = self.client.turn.write().await;
+        let attempt = self.with_siblings().await;
+        let may_call_in = matches!(attempt, Attempt::Short { .. })
+            && self.inner.books.is_shared()
+            && self.client.may_call_in();
+        if !may_call_in {
+            return attempt;
+        }
+        let attempt = self.attempt(Vec::new(), true).await;
+        if !matches!(attempt, Attempt::Short { .. }) {
+            return attempt;
+        }
+        drop(turn);
+        tokio::time::sleep(CALL_IN_WAIT).await;
+        let _turn = self.client.turn.write().await;
+        self.with_siblings().await
+    }
+
+    async fn with_siblings(&self) -> Attempt {
+        let attempt = self.attempt(Vec::new(), false).await;
+        let Attempt::Short { need, used, .. } = &attempt else { return attempt };
+        let taken = self.client.take_from_siblings(self.meter, self.charges, used, *need);
+        let Some(taken) = taken else { return attempt };
+        let attempt = self.attempt(taken.adjust(), false).await;
+        if let Attempt::Down(Unavailable { maybe_done: false }) = attempt {
+            let left = taken.put_back();
+            self.inner.give_back_later(self.client.clone(), left);
+        }
+        attempt
+    }
+}
+
+/// Gives back what sessions hold, for clients for whom another process found too little.
+async fn answer_calls(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(CALL_IN_POLL).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let holding = inner.clients.all().iter().any(|client| client.held() > 0);
+        if !holding || !inner.books.is_up() {
+            continue;
+        }
+        let Ok(called) = inner.books.called_in().await else { continue };
+        for client in called.iter().filter_map(|id| inner.clients.get(id)) {
+            let _turn = client.turn.read().await;
+            let taken = client.take_all();
+            let adjust = taken.adjust();
+            if adjust.is_empty() {
+                continue;
+            }
+            if let Err(Unavailable { maybe_done: false }) =
+                inner.books.give_back(&client.id, &adjust).await
+            {
+                // A session settled meanwhile has left what it held to count as spent.
+                drop(taken.put_back());
+            }
         }
     }
 }
-impl Limits {
-    pub fn allows_voice(&self, _voice: &str) -> bool {
-        true
+
+fn check_allowed(request: &AdmissionRequest) -> Result<(), Refusal> {
+    let limits = &request.limits;
+    if let Some(voice) = &request.voice
+        && !limits.allows_voice(voice)
+    {
+        return Err(Refusal::Voice);
     }
-    pub fn voice_alias<'a>(&'a self, voice: &str) -> Option<&'a str> {
-        self.aliases.get(voice).map(String::as_str)
+    if !limits.allows_model(&request.model) {
+        return Err(Refusal::Model);
     }
-}
-#[derive(Debug)]
-pub enum Refusal {}
-impl From<&Refusal> for Problem {
-    fn from(refusal: &Refusal) -> Self {
-        match *refusal {}
+    if !limits.allows_format(&request.format) {
+        return Err(Refusal::OutputFormat);
     }
-}
-pub struct Reserved;
-pub struct Admission;
-impl Admission {
-    pub fn try_charge(&mut self, _n: u64) -> Option<Result<(), Refusal>> {
-        Some(Ok(()))
-    }
-    pub fn reserve(&mut self, _n: u64) -> Pin<Box<dyn Future<Output = Reserved> + Send>> {
-        Box::pin(std::future::ready(Reserved))
-    }
-    pub fn apply(&mut self, _r: Reserved) -> Result<(), Refusal> {
-        Ok(())
-    }
-    pub fn set_limits(&mut self, _l: Arc<Limits>) {}
-    pub async fn settle(self, _row: crate::usage::LedgerRow) {}
-}
-pub struct AdmissionRequest {
-    pub client: crate::ids::ClientId,
-    pub plan: Arc<str>,
-    pub limits: Arc<Limits>,
-    pub session: crate::ids::SessionId,
-    pub endpoint: &'static str,
-    pub voice: String,
-    pub model: String,
-    pub format: String,
-    pub cap: Option<u64>,
-}
-#[derive(Default)]
-pub struct Quota;
-impl Quota {
-    pub async fn admit(&self, _r: AdmissionRequest) -> Result<Admission, Refusal> {
-        Ok(Admission)
-    }
+    Ok(())
 }

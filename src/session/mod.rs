@@ -99,61 +99,77 @@ pub struct Peer<S> {
     pub read_ahead: Vec<u8>,
 }
 
-/// Relays one session to its end: frames, farewell, ledger. `started` is when the client asked.
-pub async fn run<C, U>(
-    client: Peer<C>,
-    upstream: Peer<U>,
-    terms: Terms,
-    admission: Admission,
-    registration: Registration,
-    facts: Facts,
-    _metrics: Arc<Metrics>,
-    started: Instant,
-) where
+/// A client that has been let in, with its upstream open.
+pub struct Session<C, U> {
+    /// The client's end.
+    pub client: Peer<C>,
+    /// Upstream's end.
+    pub upstream: Peer<U>,
+    /// The rules it runs under.
+    pub terms: Terms,
+    /// The leave to run it.
+    pub admission: Admission,
+    /// Its entry among the live sessions.
+    pub registration: Registration,
+    /// What is written down about it.
+    pub facts: Facts,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+    /// When the client asked for it.
+    pub started: Instant,
+}
+
+impl<C, U> Session<C, U>
+where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let timing = terms.timing.clone();
-    let live = Arc::clone(registration.live());
-    let now = Instant::now();
-    let client_reader = Reader::whole(Side::Client, terms.limits.max_message_bytes);
-    let upstream_reader = Reader::new(
-        Side::Upstream,
-        terms.max_upstream_message_bytes,
-        relay::MAX_HELD_BYTES,
-    );
-    let ping = timing.ping_interval;
-    let tap = Tap::new(
-        live.id.to_string(),
-        live.identity.client.as_str().into(),
-        started,
-        OutputFormat::parse(&facts.format),
-        facts.logs_text,
-    );
-    let session_deadline = now + terms.limits.max_session_duration;
-    let mut relay = Relay::new(
-        Leg::new(client.stream, Side::Client, client_reader, client.read_ahead, ping, now),
-        Leg::new(upstream.stream, Side::Upstream, upstream_reader, upstream.read_ahead, ping, now),
-        terms,
-        admission,
-        Arc::clone(&live),
-        tap,
-        session_deadline,
-    );
-    let end = relay.run().await;
-    let mut remains = relay.into_remains(&end);
-
-    ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
-    let upstream_left =
-        farewell::leave_upstream(&mut remains.upstream.stream, &end, remains.has_told_upstream);
-    let client_left = async {
-        // Settled before the client hears of the end: who comes back at once finds its slot free.
-        ledger::settle(&live, remains.admission, remains.tap.counts(), &facts, &end).await;
-        drop(registration);
-        if let Some(parting) = remains.parting {
-            let Leg { stream, reader, carry, .. } = &mut remains.client;
-            farewell::leave(stream, reader, carry, parting, &timing).await;
-        }
-    };
-    tokio::join!(upstream_left, client_left);
+    /// Relays to the end: frames, farewell, ledger.
+    pub async fn run(self) {
+        let Self { registration, facts, started, metrics, .. } = self;
+        let timing = self.terms.timing.clone();
+        let live = Arc::clone(registration.live());
+        let now = Instant::now();
+        let client_reader = Reader::whole(Side::Client, self.terms.limits.max_message_bytes);
+        let upstream_reader = Reader::new(
+            Side::Upstream,
+            self.terms.max_upstream_message_bytes,
+            relay::MAX_HELD_BYTES,
+        );
+        let tap = Tap::new(
+            live.id.to_string(),
+            live.identity.client.as_str().into(),
+            started,
+            OutputFormat::parse(&facts.format),
+            facts.logs_text,
+        );
+        let mut relay = Relay::new(
+            Leg::new(self.client, Side::Client, client_reader, timing.ping_interval, now),
+            Leg::new(self.upstream, Side::Upstream, upstream_reader, timing.ping_interval, now),
+            self.terms,
+            self.admission,
+            Arc::clone(&live),
+            tap,
+        );
+        let end = relay.run().await;
+        let mut remains = relay.into_remains(&end);
+        ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
+        ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
+        let upstream_left =
+            farewell::leave_upstream(&mut remains.upstream.stream, &end, remains.has_told_upstream);
+        let client_left = async {
+            // Settled before the client hears of the end: who comes back at once finds its slot
+            // free.
+            ledger::settle(&live, remains.admission, remains.tap.counts(), &facts, &end).await;
+            drop(registration);
+            if let Some(parting) = remains.parting {
+                let Leg { stream, reader, carry, .. } = &mut remains.client;
+                farewell::leave(stream, reader, carry, parting, &timing).await;
+            }
+        };
+        tokio::join!(upstream_left, client_left);
+    }
 }
+
+#[cfg(test)]
+mod tests;

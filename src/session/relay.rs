@@ -90,10 +90,10 @@ where
         admission: Admission,
         live: Arc<Live>,
         tap: Tap,
-        session_deadline: Instant,
     ) -> Self {
         let now = Instant::now();
         Self {
+            session_deadline: now + terms.limits.max_session_duration,
             messages: Bucket::new(terms.limits.max_messages_per_second, now),
             frames: Bucket::new(
                 terms.limits.max_messages_per_second.saturating_mul(FRAMES_PER_MESSAGE),
@@ -107,7 +107,6 @@ where
             up: up::Up::default(),
             down: down::Down::default(),
             now,
-            session_deadline,
             last_message: now,
             client_close: None,
             timer: Box::pin(tokio::time::sleep_until(now)),

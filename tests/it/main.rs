@@ -1,2 +1,24 @@
-#[test]
-fn a() {}
+//! Behavior through real sockets: the relay's binary between a client and an upstream that can
+//! misbehave at will. One test binary, so that it links once.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+mod bytes;
+mod client_faults;
+mod credentials;
+mod endings;
+mod flood;
+mod launch;
+mod logging;
+mod multi;
+mod operator;
+mod proxy;
+mod quota;
+mod secrets;
+mod shutdown;
+mod sockets;
+mod tidy;
+mod upgrade;
+mod upstream_faults;

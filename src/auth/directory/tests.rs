@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use secrecy::ExposeSecret as _;
+
 use super::*;
 use crate::auth::TokenHashes;
+use crate::ids::ClientId;
+use std::net::IpAddr;
 
 const REMOTE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -265,6 +269,30 @@ async fn a_single_use_token_opens_one_session_as_its_minter() {
     );
     let again = directory.mint(&page, b"", now()).await;
     assert_eq!(again.unwrap_err(), MintError::SingleUse);
+}
+
+#[tokio::test]
+async fn what_changed_since_it_was_made_counts_for_a_single_use_token() {
+    let web = NewToken::for_client();
+    let directory = directory(&[row("web", &[&web], "default")]);
+    let identity = identify(&directory, &key(&web)).await.unwrap();
+    let one = directory.mint(&identity, b"", now()).await.unwrap();
+    let two = directory.mint(&identity, b"", now()).await.unwrap();
+
+    directory
+        .reload(&Config::default(), &[row("web", &[&web], "gold")], &plans())
+        .unwrap();
+    let page = identify(&directory, &Credential::SingleUse(one.token))
+        .await
+        .unwrap();
+    assert_eq!(&*page.plan, "gold");
+
+    let bot = row("bot", &[&NewToken::for_client()], "gold");
+    directory
+        .reload(&Config::default(), &[bot], &plans())
+        .unwrap();
+    let late = identify(&directory, &Credential::SingleUse(two.token)).await;
+    assert_eq!(late.unwrap_err(), AuthError::Revoked);
 }
 
 #[tokio::test]

@@ -1,0 +1,263 @@
+//! One event as one line: flat JSON for machines, or a compact line for a terminal.
+
+use std::fmt::{self, Write as _};
+
+use tracing::field::{Field, Visit};
+use tracing::{Level, Metadata};
+
+use super::clock::LENGTH as TIME_LENGTH;
+use super::text::{Escaped, cut, push_json, push_plain};
+
+/// The most bytes of a field: what clients and upstreams say can be long.
+const FIELD_LIMIT_BYTES: usize = 256;
+
+/// The most bytes of a message or an error chain, whose words are mostly ours.
+const SENTENCE_LIMIT_BYTES: usize = 1024;
+
+/// The most bytes of `text`, which stands in a line only where the operator asked for all of it.
+const TEXT_LIMIT_BYTES: usize = 1 << 16;
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// `{"timestamp":…,"level":…,"target":…,"message":…,FIELDS}`
+    Json,
+    /// `TIME LEVEL TARGET message field=value`
+    Pretty {
+        /// Whether ANSI colours may be used.
+        colours: bool,
+    },
+}
+
+impl Style {
+    /// Appends an event with its newline. `record` visits the event's fields.
+    pub(super) fn write(
+        self,
+        out: &mut Vec<u8>,
+        time: &[u8; TIME_LENGTH],
+        metadata: &Metadata<'_>,
+        record: impl FnOnce(&mut dyn Visit),
+    ) {
+        match self {
+            Self::Json => {
+                json_head(out, time, *metadata.level(), metadata.target());
+                record(&mut Json { out });
+                out.extend_from_slice(b"}\n");
+            }
+            Self::Pretty { colours } => {
+                pretty_head(out, time, *metadata.level(), metadata.target(), colours);
+                record(&mut Pretty { out, colours });
+                out.push(b'\n');
+            }
+        }
+    }
+
+    /// Appends the line that tells of dropped lines.
+    pub(super) fn write_dropped(self, out: &mut Vec<u8>, time: &[u8; TIME_LENGTH], count: u64) {
+        const TARGET: &str = "xi_relay::log";
+        match self {
+            Self::Json => {
+                json_head(out, time, Level::WARN, TARGET);
+                let rest = format!(r#","message":"{count} log lines dropped","dropped":{count}}}"#);
+                out.extend_from_slice(rest.as_bytes());
+            }
+            Self::Pretty { colours } => {
+                pretty_head(out, time, Level::WARN, TARGET, colours);
+                out.extend_from_slice(format!(" {count} log lines dropped").as_bytes());
+            }
+        }
+        out.push(b'\n');
+    }
+}
+
+fn limit_bytes(field: &str) -> usize {
+    match field {
+        "text" | "text_logged" => TEXT_LIMIT_BYTES,
+        "message" | "error" => SENTENCE_LIMIT_BYTES,
+        _ => FIELD_LIMIT_BYTES,
+    }
+}
+
+/// The name without the `r#` of a raw identifier.
+fn name(field: &Field) -> &'static str {
+    let name = field.name();
+    name.strip_prefix("r#").unwrap_or(name)
+}
+
+fn json_head(out: &mut Vec<u8>, time: &[u8; TIME_LENGTH], level: Level, target: &str) {
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    out.extend_from_slice(time);
+    out.extend_from_slice(b"\",\"level\":\"");
+    out.extend_from_slice(level.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"target\":\"");
+    push_json(out, target);
+    out.push(b'"');
+}
+
+struct Json<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Json<'_> {
+    fn key(&mut self, field: &Field) {
+        let name = name(field);
+        self.out.extend_from_slice(b",\"");
+        push_json(self.out, name);
+        // The head has these keys already, and a key twice is no JSON object.
+        if matches!(name, "timestamp" | "level" | "target") {
+            self.out.push(b'_');
+        }
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn integer(&mut self, field: &Field, value: impl itoa::Integer) {
+        self.key(field);
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    fn text(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        self.key(field);
+        self.out.push(b'"');
+        let left_bytes = limit_bytes(field.name());
+        let mut escaped = Escaped {
+            out: self.out,
+            push: push_json,
+            left_bytes,
+        };
+        // A `Debug` that fails has written what it could; the line is whole either way.
+        let _ = escaped.write_fmt(value);
+        self.out.push(b'"');
+    }
+}
+
+impl Visit for Json<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.key(field);
+        self.out.push(b'"');
+        push_json(self.out, cut(value, limit_bytes(field.name())));
+        self.out.push(b'"');
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.integer(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.integer(field, value);
+    }
+
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.integer(field, value);
+    }
+
+    fn record_i128(&mut self, field: &Field, value: i128) {
+        self.integer(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.key(field);
+        self.out
+            .extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.key(field);
+        if value.is_finite() {
+            // A `Vec` takes whatever is written to it.
+            let _ = std::io::Write::write_fmt(self.out, format_args!("{value}"));
+        } else {
+            self.out.extend_from_slice(b"null");
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.text(field, format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.text(field, format_args!("{value:?}"));
+    }
+}
+
+const RESET: &str = "\x1b[0m";
+const DIM: &str = "\x1b[2m";
+
+fn paint(out: &mut Vec<u8>, colours: bool, colour: &str, text: &str) {
+    if colours {
+        out.extend_from_slice(colour.as_bytes());
+    }
+    push_plain(out, text);
+    if colours {
+        out.extend_from_slice(RESET.as_bytes());
+    }
+}
+
+fn pretty_head(
+    out: &mut Vec<u8>,
+    time: &[u8; TIME_LENGTH],
+    level: Level,
+    target: &str,
+    colours: bool,
+) {
+    // Who watches a terminal knows the date.
+    let time = std::str::from_utf8(&time[11..]).expect("a time is ASCII");
+    let (name, colour) = match level {
+        Level::ERROR => ("ERROR", "\x1b[31m"),
+        Level::WARN => (" WARN", "\x1b[33m"),
+        Level::INFO => (" INFO", "\x1b[32m"),
+        Level::DEBUG => ("DEBUG", "\x1b[34m"),
+        Level::TRACE => ("TRACE", "\x1b[35m"),
+    };
+    paint(out, colours, DIM, time);
+    out.push(b' ');
+    paint(out, colours, colour, name);
+    out.push(b' ');
+    paint(
+        out,
+        colours,
+        DIM,
+        target.strip_prefix("xi_relay::").unwrap_or(target),
+    );
+}
+
+struct Pretty<'a> {
+    out: &'a mut Vec<u8>,
+    colours: bool,
+}
+
+impl Pretty<'_> {
+    fn value(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        self.out.push(b' ');
+        let name = name(field);
+        if name != "message" {
+            paint(self.out, self.colours, DIM, name);
+            self.out.push(b'=');
+        }
+        let mut escaped = Escaped {
+            out: self.out,
+            push: push_plain,
+            left_bytes: limit_bytes(field.name()),
+        };
+        // A `Debug` that fails has written what it could; the line is whole either way.
+        let _ = escaped.write_fmt(value);
+    }
+}
+
+impl Visit for Pretty<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if value.is_empty() || value.contains([' ', '"', '=']) {
+            self.value(field, format_args!("\"{value}\""));
+        } else {
+            self.value(field, format_args!("{value}"));
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.value(field, format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.value(field, format_args!("{value:?}"));
+    }
+}

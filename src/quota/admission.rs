@@ -1,0 +1,228 @@
+//! Leave to run one session, and the characters it may send.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::client::Presence;
+use super::meter::Meter;
+use super::pace::Pace;
+use super::{Inner, Limits, Refusal};
+use crate::usage::{Characters, Charge, LedgerRow, Opening, Outcome, Record};
+
+/// Leave to run one session. [`settle`](Self::settle) it; dropping it instead also frees its slot
+/// and gives back what is unspent, in the background, and enters it as `abandoned`.
+#[must_use = "dropping an admission ends it"]
+pub struct Admission {
+    pub(super) inner: Arc<Inner>,
+    pub(super) client: Arc<Presence>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) opening: Arc<Opening>,
+    pub(super) ahead: Characters,
+    pub(super) cap: Option<Characters>,
+    pub(super) charged: Characters,
+    pub(super) pace: Pace,
+    pub(super) settled: bool,
+}
+
+/// A reservation under way. It borrows nothing, so a session can hold it while it does other things.
+pub type Reserving = Pin<Box<dyn Future<Output = Reservation> + Send>>;
+
+/// What came of a reservation; [`Admission::apply`] it. Dropped instead, its characters go back to
+/// the session's block.
+#[must_use = "characters are granted only once this is applied"]
+pub struct Reservation {
+    inner: Arc<Inner>,
+    client: Arc<Presence>,
+    meter: Arc<Meter>,
+    characters: Characters,
+    charges: Arc<[Charge]>,
+    outcome: Result<(), Refusal>,
+}
+
+impl Reservation {
+    /// Takes the characters out, or says why there are none.
+    fn redeem(mut self) -> Result<Characters, Refusal> {
+        let outcome = std::mem::replace(&mut self.outcome, Err(Refusal::StoreUnavailable));
+        outcome.map(|()| self.characters)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.outcome.is_ok() {
+            let left = self.meter.fill(self.characters, &self.charges);
+            self.inner.give_back_later(self.client.clone(), left.into_iter().collect());
+        }
+    }
+}
+
+impl Admission {
+    /// Charges a message, if the block that the session holds decides it: no lock, no waiting.
+    /// `None` when the store must be asked, with [`reserve`](Self::reserve). A refused message
+    /// costs nothing.
+    pub fn try_charge(&mut self, characters: Characters) -> Option<Result<(), Refusal>> {
+        if characters == 0 {
+            return Some(Ok(()));
+        }
+        if let Err(refusal) = self.fits_session(characters) {
+            return Some(Err(self.inner.note(refusal)));
+        }
+        self.meter.try_take(characters, self.inner.now_ms()).then(|| {
+            self.charged += characters;
+            Ok(())
+        })
+    }
+
+    /// Asks the store for a message that the block does not cover. Dropping the future is safe at
+    /// any time: what it was granted stays with the session.
+    pub fn reserve(&mut self, characters: Characters) -> Reserving {
+        let (reply, answer) = oneshot::channel();
+        let (inner, client, meter) = (self.inner.clone(), self.client.clone(), self.meter.clone());
+        let (limits, ahead) = (self.limits.clone(), self.ahead);
+        let lost = Reservation {
+            inner: inner.clone(),
+            client: client.clone(),
+            meter: meter.clone(),
+            characters,
+            charges: Arc::default(),
+            outcome: Err(Refusal::StoreUnavailable),
+        };
+        // On a task of its own, so that an answer finds its way into the books even if the session
+        // no longer waits for it.
+        self.inner.runtime.spawn(async move {
+            let rate = meter.live.opening.milli_rate;
+            let charges: Arc<[Charge]> = limits.spending(inner.now_ms(), rate).into();
+            let outcome = inner.reserve(&client, &meter, &charges, characters, ahead).await;
+            let reservation = Reservation { inner, client, meter, characters, charges, outcome };
+            // Nobody waiting means that the reservation is dropped, which returns its characters.
+            drop(reply.send(reservation));
+        });
+        Box::pin(async move { answer.await.unwrap_or(lost) })
+    }
+
+    /// Charges what a reservation brought.
+    ///
+    /// # Errors
+    /// Why the message must not go up.
+    pub fn apply(&mut self, reservation: Reservation) -> Result<(), Refusal> {
+        match reservation.redeem() {
+            Ok(characters) => {
+                self.charged += characters;
+                Ok(())
+            }
+            Err(refusal) => Err(self.inner.note(refusal)),
+        }
+    }
+
+    /// Charges a message, asking the store where it must be asked; for callers that can wait.
+    ///
+    /// # Errors
+    /// Why the message must not go up.
+    pub async fn charge(&mut self, characters: Characters) -> Result<(), Refusal> {
+        match self.try_charge(characters) {
+            Some(charged) => charged,
+            None => {
+                let reservation = self.reserve(characters).await;
+                self.apply(reservation)
+            }
+        }
+    }
+
+    /// Counts one message of any kind against the plan's pace.
+    ///
+    /// # Errors
+    /// [`Refusal::MessageRate`] when it comes too fast.
+    pub fn count_message(&mut self, now: Instant) -> Result<(), Refusal> {
+        let limit = self.limits.max_messages_per_second;
+        if self.pace.allows(limit, now) {
+            return Ok(());
+        }
+        Err(self.inner.note(Refusal::MessageRate { limit }))
+    }
+
+    /// What the session may do at present.
+    #[must_use]
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// Puts other limits in force, for the next message on.
+    pub fn set_limits(&mut self, limits: Arc<Limits>) {
+        self.limits = limits;
+        self.meter.expire();
+    }
+
+    /// Characters charged so far.
+    #[must_use]
+    pub fn charged(&self) -> Characters {
+        self.charged
+    }
+
+    /// What they cost, in thousandths of a credit.
+    #[must_use]
+    pub fn milli_credits(&self) -> u64 {
+        self.charged.saturating_mul(self.opening.milli_rate)
+    }
+
+    /// When the session was admitted, Unix time in milliseconds.
+    #[must_use]
+    pub fn started_ms(&self) -> i64 {
+        self.opening.started_ms
+    }
+
+    /// Ends the session: gives back what is unspent, enters the row, frees the slot. What the row
+    /// says of characters forwarded and credits is replaced by what was charged. If the store is
+    /// down, the row is entered as soon as it is back.
+    pub async fn settle(mut self, row: LedgerRow) {
+        self.settled = true;
+        let record = self.charged_record(row, Outcome::Ended);
+        // On a task of its own, so that it happens even if the caller is dropped here.
+        let task = self.inner.runtime.spawn(self.finish(record));
+        // It can only fail by the runtime's shutdown, which nobody survives.
+        let _ = task.await;
+    }
+
+    fn charged_record(&self, row: LedgerRow, outcome: Outcome) -> Record {
+        let mut record = Record::new(row, outcome);
+        record.characters_forwarded = self.charged;
+        record.characters_asked = record.characters_asked.max(self.charged);
+        record.milli_credits = self.milli_credits();
+        record
+    }
+
+    fn finish(&self, record: Record) -> impl Future<Output = ()> + Send + 'static {
+        let (inner, client, meter) = (self.inner.clone(), self.client.clone(), self.meter.clone());
+        async move { inner.finish(&client, &meter, record).await }
+    }
+
+    fn fits_session(&self, characters: Characters) -> Result<(), Refusal> {
+        let limits = [self.limits.max_session_characters, self.cap];
+        match limits.into_iter().flatten().min() {
+            Some(limit) if self.charged.saturating_add(characters) > limit => {
+                Err(Refusal::SessionCharacters { limit, used: self.charged })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let mut record = Record::opened(&self.opening);
+        record.outcome = Outcome::Ended;
+        record.ending = "abandoned".to_owned();
+        record.ended_ms = self.inner.now_ms().max(record.started_ms);
+        record.characters_asked = self.charged;
+        record.characters_forwarded = self.charged;
+        record.milli_credits = self.milli_credits();
+        self.inner.runtime.spawn(self.finish(record));
+    }
+}

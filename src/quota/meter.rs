@@ -1,0 +1,163 @@
+//! What one session holds: characters granted ahead of need, and which windows they were taken from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::ids::SessionId;
+use crate::usage::{Adjust, Characters, Charge, LiveSession, WindowKey};
+
+/// Granted characters of one session. Its own message path only decrements an atomic that no other
+/// session writes, except when a sibling near the limit takes the whole block.
+pub(super) struct Meter {
+    pub(super) live: Arc<LiveSession>,
+    held: AtomicU64,
+    /// Until when the block may be spent, Unix milliseconds: the end of its first window to end.
+    valid_until_ms: AtomicI64,
+    /// Taken by whoever adds to `held` or takes all of it; never on the message path.
+    block: Mutex<Block>,
+}
+
+#[derive(Default)]
+struct Block {
+    /// What the held characters were charged to.
+    charges: Arc<[Charge]>,
+    /// Corrections that the store does not know yet.
+    pending: Vec<Adjust>,
+    /// The session is settled; nothing may be added any more.
+    closed: bool,
+}
+
+impl Meter {
+    pub(super) fn new(live: Arc<LiveSession>) -> Self {
+        Self {
+            live,
+            held: AtomicU64::new(0),
+            valid_until_ms: AtomicI64::new(0),
+            block: Mutex::default(),
+        }
+    }
+
+    fn session(&self) -> SessionId {
+        self.live.opening.session
+    }
+
+    /// Pays from the block, if it covers all of it and its windows still run.
+    pub(super) fn try_take(&self, characters: Characters, now_ms: i64) -> bool {
+        now_ms < self.valid_until_ms.load(Ordering::Relaxed)
+            && self
+                .held
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |held| held.checked_sub(characters))
+                .is_ok()
+    }
+
+    /// Characters held and not spent.
+    pub(super) fn held(&self) -> Characters {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// What of a window's counter this session holds unspent.
+    pub(super) fn held_of(&self, key: WindowKey) -> u64 {
+        let block = self.block.lock();
+        let each = block.charges.iter().find(|charge| charge.key == key).map_or(0, |c| c.each);
+        self.held().saturating_mul(each)
+    }
+
+    /// From now on the store must be asked, because limits have changed.
+    pub(super) fn expire(&self) {
+        self.valid_until_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes out what may be spent under `charges`. What was taken from other windows, because those
+    /// have ended or the limits have changed, goes back with the next request.
+    pub(super) fn take_for(&self, charges: &[Charge]) -> Characters {
+        let mut block = self.block.lock();
+        let held = self.held.swap(0, Ordering::AcqRel);
+        if held == 0 || same(&block.charges, charges) {
+            return held;
+        }
+        let adjust = given_back(self.session(), held, &block.charges);
+        block.pending.push(adjust);
+        0
+    }
+
+    /// Takes out everything, for a sibling or another process.
+    pub(super) fn take_all(&self) -> Option<(Characters, Arc<[Charge]>)> {
+        let block = self.block.lock();
+        let held = self.held.swap(0, Ordering::AcqRel);
+        (held > 0).then(|| (held, block.charges.clone()))
+    }
+
+    /// Adds characters that were taken from the windows of `charges`. What cannot be added, because
+    /// the session is settled, comes back as a correction for the store.
+    #[must_use]
+    pub(super) fn fill(&self, characters: Characters, charges: &Arc<[Charge]>) -> Option<Adjust> {
+        let mut block = self.block.lock();
+        if block.closed {
+            return (characters > 0).then(|| given_back(self.session(), characters, charges));
+        }
+        if !same(&block.charges, charges) {
+            let held = self.held.swap(0, Ordering::AcqRel);
+            if held > 0 {
+                let adjust = given_back(self.session(), held, &block.charges);
+                block.pending.push(adjust);
+            }
+        }
+        block.charges = charges.clone();
+        self.held.fetch_add(characters, Ordering::AcqRel);
+        let ends = charges.iter().map(|charge| charge.key.end().saturating_mul(1000));
+        self.valid_until_ms.store(ends.min().unwrap_or(i64::MAX), Ordering::Relaxed);
+        None
+    }
+
+    /// Notes characters that went up without the store's leave.
+    pub(super) fn owe(&self, characters: Characters, charges: &[Charge]) {
+        let mut owed = given_back(self.session(), characters, charges);
+        owed.characters = -owed.characters;
+        for (_, amount) in &mut owed.amounts {
+            *amount = -*amount;
+        }
+        self.block.lock().pending.push(owed);
+    }
+
+    pub(super) fn take_pending(&self) -> Vec<Adjust> {
+        std::mem::take(&mut self.block.lock().pending)
+    }
+
+    /// Keeps corrections after a request that failed. When it may have been carried out, a second
+    /// giving back could free what is spent; a second charge cannot.
+    pub(super) fn keep_pending(&self, pending: Vec<Adjust>, maybe_done: bool) {
+        let kept = pending.into_iter().filter(|adjust| !maybe_done || adjust.characters > 0);
+        self.block.lock().pending.extend(kept);
+    }
+
+    /// Ends the session: everything that goes back to the store.
+    pub(super) fn close(&self) -> Vec<Adjust> {
+        let mut block = self.block.lock();
+        block.closed = true;
+        let mut adjust = std::mem::take(&mut block.pending);
+        let held = self.held.swap(0, Ordering::AcqRel);
+        if held > 0 {
+            adjust.push(given_back(self.session(), held, &block.charges));
+        }
+        adjust
+    }
+}
+
+/// Whether characters taken from the windows of one may be spent under the other.
+fn same(one: &[Charge], other: &[Charge]) -> bool {
+    let what = |charge: &Charge| (charge.key, charge.each);
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| what(a) == what(b))
+}
+
+/// The correction that gives characters back to the windows they were taken from.
+pub(super) fn given_back(session: SessionId, characters: Characters, charges: &[Charge]) -> Adjust {
+    let minus = |amount: u64| -i64::try_from(amount).unwrap_or(i64::MAX);
+    let amount = |charge: &Charge| (charge.key, minus(characters.saturating_mul(charge.each)));
+    Adjust {
+        session,
+        characters: minus(characters),
+        amounts: charges.iter().map(amount).collect(),
+    }
+}

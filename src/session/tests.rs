@@ -1,0 +1,433 @@
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::SystemTime;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::auth::Directory;
+use crate::frame::{Close, Opcode, Step, apply_mask, write_close, write_frame};
+use crate::ids::SessionId;
+use crate::protocol::{Dialect, Endpoint, Problem, Secrets};
+use crate::quota::Limits;
+
+/// How much a peer's socket takes before it has to be read.
+const SOCKET_BYTES: usize = 64 * 1024;
+
+/// One peer of a session, speaking frames into an in-memory stream.
+struct Wire {
+    stream: DuplexStream,
+    side: Side,
+    reader: Reader,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Text(String),
+    Ping,
+    Pong(Vec<u8>),
+    Close(Option<u16>, String),
+    /// The stream ended without a close frame before it.
+    Gone,
+}
+
+impl Wire {
+    fn new(stream: DuplexStream, side: Side) -> Self {
+        let from = match side {
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
+        };
+        Self { stream, side, reader: Reader::whole(from, 1 << 26), bytes: Vec::new() }
+    }
+
+    fn mask(&self) -> Option<[u8; 4]> {
+        (self.side == Side::Client).then_some([7, 1, 200, 13])
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.send(Opcode::Text, text.as_bytes()).await;
+    }
+
+    async fn send(&mut self, opcode: Opcode, payload: &[u8]) {
+        let mut frame = Vec::new();
+        write_frame(&mut frame, opcode, payload, self.mask());
+        self.stream.write_all(&frame).await.unwrap();
+    }
+
+    async fn close(&mut self, code: u16, reason: &str) {
+        let mut frame = Vec::new();
+        write_close(&mut frame, Some(code), reason, self.mask());
+        self.stream.write_all(&frame).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Heard {
+        loop {
+            if let Step::Frame(frame) = self.reader.step(&self.bytes).unwrap() {
+                let mut payload = self.bytes[frame.payload.clone()].to_vec();
+                if let Some(mask) = frame.mask {
+                    apply_mask(&mut payload, mask);
+                }
+                if !frame.opcode.is_control() {
+                    self.reader.payload(&payload, frame.fin).unwrap();
+                }
+                self.bytes.drain(..frame.len);
+                return match frame.opcode {
+                    Opcode::Ping => Heard::Ping,
+                    Opcode::Pong => Heard::Pong(payload),
+                    Opcode::Close => {
+                        let close = Close::parse(&payload).unwrap();
+                        Heard::Close(close.code, close.reason)
+                    }
+                    _ => Heard::Text(String::from_utf8(payload).unwrap()),
+                };
+            }
+            if !matches!(self.stream.read_buf(&mut self.bytes).await, Ok(n) if n > 0) {
+                return Heard::Gone;
+            }
+        }
+    }
+
+    /// The next thing heard that is not a ping, each of which is answered.
+    async fn hear_answering(&mut self) -> Heard {
+        loop {
+            match self.hear().await {
+                Heard::Ping => self.send(Opcode::Pong, b"").await,
+                other => return other,
+            }
+        }
+    }
+
+    #[track_caller]
+    fn expect_error(heard: Heard, error: &str, code: u16) {
+        let Heard::Text(text) = heard else { panic!("{heard:?} is no error frame") };
+        let frame: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((frame["error"].as_str(), frame["code"].as_u64()), (Some(error), Some(code.into())));
+        assert_eq!(frame["source"], "relay");
+    }
+
+    async fn expect_ending(&mut self, error: &str, code: u16) {
+        Self::expect_error(self.hear_answering().await, error, code);
+        let Heard::Close(seen, _) = self.hear_answering().await else { panic!("no close frame") };
+        assert_eq!(seen, Some(code));
+    }
+}
+
+/// A session between two wires.
+struct Stage {
+    client: Wire,
+    upstream: Wire,
+    live: Arc<Live>,
+    done: JoinHandle<()>,
+}
+
+async fn stage() -> Stage {
+    stage_with(|_, _| {}).await
+}
+
+async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
+    let (client, client_far) = duplex(SOCKET_BYTES);
+    let (upstream, upstream_far) = duplex(SOCKET_BYTES);
+    let identity = Directory::open()
+        .identify(None, IpAddr::V4(Ipv4Addr::LOCALHOST), SystemTime::now())
+        .await
+        .unwrap();
+    let mut limits = Limits::default();
+    let mut terms = Terms {
+        dialect: Dialect::Single,
+        limits: Arc::new(limits.clone()),
+        timing: Timing::default(),
+        inactivity: Duration::from_secs(20),
+        expiry: None,
+        max_upstream_message_bytes: 1 << 25,
+        secrets: Arc::new(Secrets::default()),
+    };
+    change(&mut terms, &mut limits);
+    terms.limits = Arc::new(limits);
+    let id = SessionId::random();
+    let admission = crate::quota::admit_for_tests(id, Arc::clone(&terms.limits)).await;
+    let registry = Arc::new(Registry::default());
+    let registration = registry.enter(id, identity, Endpoint::StreamInput, "voice".to_owned());
+    let live = Arc::clone(registration.live());
+    let session = Session {
+        client: Peer { stream: client_far, read_ahead: Vec::new() },
+        upstream: Peer { stream: upstream_far, read_ahead: Vec::new() },
+        terms,
+        admission,
+        registration,
+        facts: Facts::default(),
+        metrics: Arc::new(Metrics::default()),
+        started: Instant::now(),
+    };
+    Stage {
+        client: Wire::new(client, Side::Client),
+        upstream: Wire::new(upstream, Side::Upstream),
+        live,
+        done: tokio::spawn(session.run()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_pass_both_ways_and_the_close_of_upstream_ends_it() {
+    let mut stage = stage().await;
+    stage.client.say(r#"{"text":" "}"#).await;
+    assert_eq!(stage.upstream.hear().await, Heard::Text(r#"{"text":" "}"#.to_owned()));
+    stage.client.say(r#"{"text":"Hi ","xi_api_key":"x","u":1}"#).await;
+    assert_eq!(stage.upstream.hear().await, Heard::Text(r#"{"text":"Hi ","u":1}"#.to_owned()));
+    let audio = r#"{"audio":"AAAA","isFinal":null}"#;
+    stage.upstream.say(audio).await;
+    assert_eq!(stage.client.hear().await, Heard::Text(audio.to_owned()));
+    stage.upstream.close(1000, "").await;
+    assert_eq!(stage.client.hear().await, Heard::Close(Some(1000), String::new()));
+    assert_eq!(stage.upstream.hear().await, Heard::Close(Some(1000), String::new()));
+    stage.client.close(1000, "").await;
+    assert_eq!(stage.client.hear().await, Heard::Gone);
+    stage.done.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_a_session_half_a_second_after_upstream_would() {
+    let mut stage = stage().await;
+    let started = Instant::now();
+    stage.client.expect_ending("input_timeout_exceeded", 1008).await;
+    assert_eq!(started.elapsed().as_millis(), 20_500);
+    // Upstream is pinged at 20 s, then told that the client has left.
+    assert_eq!(stage.upstream.hear_answering().await, Heard::Close(Some(1001), String::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_either_side_restart_the_idle_timer_and_pings_do_not() {
+    let mut stage = stage().await;
+    let started = Instant::now();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    stage.client.say(r#"{"text":" "}"#).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    stage.upstream.say("{}").await;
+    assert_eq!(stage.client.hear_answering().await, Heard::Text("{}".to_owned()));
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    stage.client.send(Opcode::Ping, b"still here").await;
+    assert_eq!(stage.client.hear_answering().await, Heard::Pong(b"still here".to_vec()));
+    stage.client.expect_ending("input_timeout_exceeded", 1008).await;
+    assert_eq!(started.elapsed().as_millis(), 50_500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_ping_is_gone_after_two() {
+    let mut stage = stage_with(|terms, _| terms.inactivity = Duration::from_secs(180)).await;
+    let started = Instant::now();
+    assert_eq!(stage.client.hear().await, Heard::Ping);
+    assert_eq!(stage.client.hear().await, Heard::Ping);
+    let upstream = async {
+        assert_eq!(stage.upstream.hear_answering().await, Heard::Close(Some(1001), String::new()));
+    };
+    tokio::join!(upstream, async { assert_eq!(stage.client.hear().await, Heard::Gone) });
+    assert_eq!(started.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_answers_no_ping_is_gone_after_two() {
+    let mut stage = stage_with(|terms, _| terms.inactivity = Duration::from_secs(180)).await;
+    let started = Instant::now();
+    stage.client.expect_ending("upstream_disconnected", 1011).await;
+    assert_eq!(started.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_lasts_no_longer_than_its_plan_allows() {
+    let mut stage = stage_with(|_, limits| limits.max_session_duration = Duration::from_secs(3)).await;
+    let started = Instant::now();
+    stage.client.expect_ending("session_expired", 1008).await;
+    assert_eq!(started.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_token() {
+    let mut stage = stage_with(|terms, _| {
+        let expiry = Instant::now() + Duration::from_secs(7);
+        terms.expiry = Some((expiry, Problem::token_expired()));
+    })
+    .await;
+    let started = Instant::now();
+    stage.client.expect_ending("token_expired", 1008).await;
+    assert_eq!(started.elapsed().as_secs(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_cut_after_its_time() {
+    let mut stage = stage().await;
+    let started = Instant::now();
+    let message = format!(r#"{{"audio":"{}"}}"#, "A".repeat(30_000));
+    let flood = async {
+        loop {
+            let mut frame = Vec::new();
+            write_frame(&mut frame, Opcode::Text, message.as_bytes(), None);
+            if stage.upstream.stream.write_all(&frame).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), flood).await.unwrap();
+    // The relay's socket is full within no time, and stays so for 10 s.
+    assert!((10..12).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_echo_of_a_close_is_awaited_for_its_time() {
+    let mut stage = stage().await;
+    stage.upstream.close(1000, "").await;
+    assert_eq!(stage.client.hear().await, Heard::Close(Some(1000), String::new()));
+    let started = Instant::now();
+    assert_eq!(stage.client.hear().await, Heard::Gone);
+    assert_eq!(started.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_of_the_client_passes_and_audio_still_comes_before_its_echo() {
+    let mut stage = stage().await;
+    stage.client.say(r#"{"text":"Hi "}"#).await;
+    stage.client.say(r#"{"text":""}"#).await;
+    stage.client.close(1000, "enough").await;
+    stage.upstream.hear().await;
+    stage.upstream.hear().await;
+    assert_eq!(stage.upstream.hear().await, Heard::Close(Some(1000), "enough".to_owned()));
+    for index in 0..5 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let audio = format!(r#"{{"audio":"AAA{index}"}}"#);
+        stage.upstream.say(&audio).await;
+        assert_eq!(stage.client.hear_answering().await, Heard::Text(audio));
+    }
+    stage.upstream.close(1000, "enough").await;
+    assert_eq!(stage.client.hear_answering().await, Heard::Close(Some(1000), "enough".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_before_its_text_has_ended_is_answered_in_time() {
+    let mut stage = stage().await;
+    stage.client.close(1001, "").await;
+    let started = Instant::now();
+    assert_eq!(stage.client.hear().await, Heard::Close(Some(1001), String::new()));
+    assert_eq!(started.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_vanishes_takes_upstream_with_it_at_once() {
+    let mut stage = stage().await;
+    let started = Instant::now();
+    drop(stage.client);
+    assert_eq!(stage.upstream.hear().await, Heard::Close(Some(1001), String::new()));
+    assert_eq!(stage.upstream.hear().await, Heard::Gone);
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_breaks_off_in_a_frame_is_told_of_in_a_whole_one() {
+    let mut frame = Vec::new();
+    let text = format!(r#"{{"audio":"{}"}}"#, "A".repeat(3000));
+    write_frame(&mut frame, Opcode::Text, text.as_bytes(), None);
+    for n_bytes in [0, 1, 2, 3, 4, 5, 100, frame.len() - 1] {
+        let mut stage = stage().await;
+        stage.upstream.say(&text).await;
+        stage.upstream.stream.write_all(&frame[..n_bytes]).await.unwrap();
+        drop(stage.upstream);
+        assert_eq!(stage.client.hear().await, Heard::Text(text.clone()));
+        stage.client.expect_ending("upstream_disconnected", 1011).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_leg_is_failed_with_the_code_its_own_peer_earned() {
+    for (bytes, code) in [
+        (&[0x83, 0x80, 0, 0, 0, 0][..], 1002),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xFF], 1007),
+        (&[0x81, 0xFF, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0], 1009),
+    ] {
+        let mut stage = stage().await;
+        stage.client.stream.write_all(bytes).await.unwrap();
+        let Heard::Close(seen, _) = stage.client.hear().await else { panic!("no close") };
+        assert_eq!(seen, Some(code));
+        let Heard::Close(seen, _) = stage.upstream.hear().await else { panic!("no close") };
+        assert_eq!(seen, Some(1011));
+    }
+    for (bytes, code) in [(&[0xC1, 0][..], 1002), (&[0x81, 1, 0xFF], 1007)] {
+        let mut stage = stage().await;
+        stage.upstream.stream.write_all(bytes).await.unwrap();
+        stage.client.expect_ending("upstream_disconnected", 1011).await;
+        let Heard::Close(seen, _) = stage.upstream.hear().await else { panic!("no close") };
+        assert_eq!(seen, Some(code));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_counted_does_not_go_up() {
+    for message in ["no json", "[]", r#"{"text":1}"#, r#"{"text":"a","text":"b"}"#] {
+        let mut stage = stage().await;
+        stage.client.say(message).await;
+        stage.client.expect_ending("invalid_input_message", 1008).await;
+        let Heard::Close(..) = stage.upstream.hear().await else { panic!("{message} went up") };
+    }
+    let mut stage = stage().await;
+    stage.client.send(Opcode::Binary, b"{}").await;
+    stage.client.expect_ending("invalid_input_message", 1003).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_come_too_fast_end_the_session() {
+    let mut stage = stage_with(|_, limits| limits.max_messages_per_second = 5).await;
+    for _ in 0..6 {
+        stage.client.say(r#"{"text":" "}"#).await;
+    }
+    stage.client.expect_ending("rate_limit_exceeded", 1008).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fragments_go_up_as_one_message_and_come_down_as_they_are() {
+    let mut stage = stage().await;
+    let mut wire = Vec::new();
+    write_frame(&mut wire, Opcode::Text, br#"{"te"#, stage.client.mask());
+    wire[0] &= 0x7F;
+    write_frame(&mut wire, Opcode::Ping, b"p", stage.client.mask());
+    write_frame(&mut wire, Opcode::Continuation, br#"xt":"Hi "}"#, stage.client.mask());
+    stage.client.stream.write_all(&wire).await.unwrap();
+    assert_eq!(stage.client.hear().await, Heard::Pong(b"p".to_vec()));
+    assert_eq!(stage.upstream.hear().await, Heard::Text(r#"{"text":"Hi "}"#.to_owned()));
+
+    let mut wire = Vec::new();
+    write_frame(&mut wire, Opcode::Text, b"{\"a", None);
+    wire[0] &= 0x7F;
+    let first_len = wire.len();
+    write_frame(&mut wire, Opcode::Ping, b"q", None);
+    let ping_end = wire.len();
+    write_frame(&mut wire, Opcode::Continuation, b"\":1}", None);
+    stage.upstream.stream.write_all(&wire).await.unwrap();
+    let expected = [&wire[..first_len], &wire[ping_end..]].concat();
+    let mut seen = vec![0; expected.len()];
+    stage.client.stream.read_exact(&mut seen).await.unwrap();
+    assert_eq!(seen, expected);
+    assert_eq!(stage.upstream.hear().await, Heard::Pong(b"q".to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_16_mib_comes_down_unchanged() {
+    let mut stage = stage().await;
+    let text = "x".repeat(16 * 1024 * 1024);
+    let (mut upstream, mut client) = (stage.upstream, stage.client);
+    let sender = tokio::spawn(async move {
+        upstream.say(&text).await;
+        upstream.close(1000, "").await;
+        (upstream, text)
+    });
+    let Heard::Text(seen) = client.hear().await else { panic!("no message") };
+    let (_upstream, text) = sender.await.unwrap();
+    assert!(seen == text);
+    assert_eq!(client.hear().await, Heard::Close(Some(1000), String::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_can_end_a_session() {
+    let mut stage = stage().await;
+    stage.live.end(SessionEnd::Refused(Problem::service_restart()));
+    stage.client.expect_ending("service_restart", 1012).await;
+}

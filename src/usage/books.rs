@@ -1,0 +1,560 @@
+//! One store behind a deadline and a breaker, with its background work: the heartbeat, the sweeper
+//! of dead processes, retention, and ledger rows that wait for a store to come back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::config::{Config, OnStoreFailure, OpenError, StoreUrl};
+use super::counters::{Counters, Operation};
+use super::memory::Memory;
+use super::redis::{Redis, RedisReader};
+use super::sqlite::{Sqlite, SqliteReader};
+use super::store::{Boxed, Store, StoreError, TokenKey};
+use super::{
+    Adjust, Admit, Admitted, Characters, Opening, Query, Record, Reserve, Reserved, Settle,
+    UsageRow, WallClock, WindowKey,
+};
+use crate::ids::{ClientId, SessionId};
+
+/// How long a store may take over one request of a session.
+const DEADLINE: Duration = Duration::from_millis(250);
+
+/// How long it may take over each step of getting to know this process again.
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long it may take over a report, which no session waits for.
+const REPORT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often a store that is down is tried.
+const PROBE: Duration = Duration::from_millis(250);
+
+/// How often old rows are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+
+/// The pause between two batches of deletions, so that they never crowd out sessions.
+const PRUNE_PAUSE: Duration = Duration::from_millis(50);
+
+/// So many ledger rows may wait for a store to come back.
+const ROWS_WAITING: usize = 50_000;
+
+/// So many sessions are readopted in one request.
+const READOPT_BATCH: usize = 100;
+
+/// The store cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the usage store cannot be reached")]
+pub struct Unavailable {
+    /// Whether the request may have reached the store, so that its effect is unknown.
+    pub maybe_done: bool,
+}
+
+/// A live session as the books know it; dropped when the session is settled.
+#[derive(Debug)]
+pub struct LiveSession {
+    /// What was known when it started.
+    pub opening: Arc<Opening>,
+    /// Characters reserved for it, those given back taken off.
+    reserved: AtomicU64,
+}
+
+/// The books of this process: what was spent, who is live, the ledger.
+pub struct Books {
+    store: Box<dyn Store>,
+    counters: Arc<Counters>,
+    clock: WallClock,
+    on_failure: OnStoreFailure,
+    reserve_ahead: Characters,
+    lease: Duration,
+    retention: Duration,
+    live: Mutex<HashMap<SessionId, Arc<LiveSession>>>,
+    waiting: Mutex<VecDeque<Settle>>,
+    /// Wakes the background work: the store has failed, a row waits, or the books are dropped.
+    bell: Arc<Notify>,
+    /// One recovery at a time.
+    recovering: tokio::sync::Mutex<()>,
+}
+
+/// Opens the store that `config` names and starts its background work on the current runtime.
+///
+/// # Errors
+/// One line naming cause and cure. A Redis that is merely not there yet is no error: the books
+/// start closed and open by themselves.
+pub async fn open(
+    config: &Config,
+    clock: WallClock,
+    counters: Arc<Counters>,
+) -> Result<Arc<Books>, OpenError> {
+    config.validate().map_err(|cause| OpenError {
+        store: config.store.to_string(),
+        cause,
+        cure: "correct the [usage] table",
+    })?;
+    let store: Box<dyn Store> = match &config.store {
+        StoreUrl::Memory => Box::new(Memory::default()),
+        StoreUrl::Sqlite(path) => {
+            let (path, lease, clock) = (path.clone(), config.lease, clock.clone());
+            let opened = tokio::task::spawn_blocking(move || Sqlite::open(&path, lease, clock));
+            Box::new(opened.await.map_err(|error| OpenError {
+                store: config.store.to_string(),
+                cause: error.to_string(),
+                cure: "start the relay again",
+            })??)
+        }
+        StoreUrl::Redis(url) => Box::new(Redis::open(url, config, clock.clone()).await?),
+    };
+    Ok(Books::start(store, config, clock, counters).await)
+}
+
+impl Books {
+    async fn start(
+        store: Box<dyn Store>,
+        config: &Config,
+        clock: WallClock,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
+        counters.up.store(true, Ordering::Relaxed);
+        let books = Arc::new(Self {
+            store,
+            counters,
+            clock,
+            on_failure: config.on_store_failure,
+            reserve_ahead: config.reserve_ahead,
+            lease: config.lease,
+            retention: config.retention,
+            live: Mutex::default(),
+            waiting: Mutex::default(),
+            bell: Arc::default(),
+            recovering: tokio::sync::Mutex::default(),
+        });
+        // A failure is logged and puts the books into the state that the background work ends.
+        let _ = books.recover().await;
+        tokio::spawn(keep(Arc::downgrade(&books), books.bell.clone()));
+        books
+    }
+
+    /// What the books have to tell a metrics page.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// The wall clock that windows follow.
+    #[must_use]
+    pub fn clock(&self) -> &WallClock {
+        &self.clock
+    }
+
+    /// Whether the store answered when it was last asked: what `/readyz` wants to know.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.counters.up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn allows_failure(&self) -> bool {
+        self.on_failure == OnStoreFailure::Allow
+    }
+
+    pub(crate) fn reserve_ahead(&self) -> Characters {
+        self.reserve_ahead
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
+    /// Takes a slot for a session. The handle belongs to the answer `Granted`.
+    pub(crate) async fn admit(
+        &self,
+        admit: &Admit,
+    ) -> Result<(Admitted, Arc<LiveSession>), Unavailable> {
+        let admitted = self.call(Operation::Admit, || self.store.admit(admit)).await?;
+        let reserved = if let Admitted::Granted { ahead } = admitted { ahead } else { 0 };
+        let live = self.live_session(&admit.opening, reserved);
+        if matches!(admitted, Admitted::Granted { .. }) {
+            self.enter(&live);
+        }
+        Ok((admitted, live))
+    }
+
+    /// Takes note of a session that goes on without the store's leave.
+    pub(crate) fn admit_unasked(&self, opening: &Arc<Opening>) -> Arc<LiveSession> {
+        let live = self.live_session(opening, 0);
+        self.enter(&live);
+        live
+    }
+
+    #[allow(clippy::unused_self, reason = "a live session belongs to these books")]
+    fn live_session(&self, opening: &Arc<Opening>, reserved: Characters) -> Arc<LiveSession> {
+        Arc::new(LiveSession { opening: opening.clone(), reserved: AtomicU64::new(reserved) })
+    }
+
+    fn enter(&self, live: &Arc<LiveSession>) {
+        self.live.lock().insert(live.opening.session, live.clone());
+    }
+
+    /// Reserves characters.
+    pub(crate) async fn reserve(
+        &self,
+        live: &LiveSession,
+        reserve: &Reserve,
+    ) -> Result<Reserved, Unavailable> {
+        let reserved = self.call(Operation::Reserve, || self.store.reserve(reserve)).await?;
+        self.note(&reserve.adjust);
+        if let Reserved::Granted(granted) = reserved {
+            live.reserved.fetch_add(granted, Ordering::Relaxed);
+        }
+        Ok(reserved)
+    }
+
+    /// Gives back what sessions of one client do not need.
+    pub(crate) async fn give_back(
+        &self,
+        client: &ClientId,
+        adjust: &[Adjust],
+    ) -> Result<(), Unavailable> {
+        self.call(Operation::GiveBack, || self.store.give_back(client, adjust)).await?;
+        self.note(adjust);
+        Ok(())
+    }
+
+    fn note(&self, adjust: &[Adjust]) {
+        if adjust.is_empty() {
+            return;
+        }
+        let live = self.live.lock();
+        for adjust in adjust {
+            if let Some(session) = live.get(&adjust.session) {
+                let _ = session.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                    Some(held.saturating_add_signed(adjust.characters))
+                });
+            }
+        }
+    }
+
+    /// Enters a row and frees the session's slot; if the store is down, as soon as it is back.
+    pub(crate) async fn settle(&self, settle: Settle) {
+        let done = self.call(Operation::Settle, || self.store.settle(&settle)).await;
+        if let Some(session) = SessionId::parse(&settle.record.session) {
+            self.live.lock().remove(&session);
+        }
+        if done.is_err() {
+            self.enqueue(settle);
+        }
+    }
+
+    /// Enters a row when the store gets round to it; nobody waits.
+    pub(crate) fn settle_later(self: &Arc<Self>, settle: Settle) {
+        if self.enqueue(settle) {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Whether there was room.
+    fn enqueue(&self, settle: Settle) -> bool {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= ROWS_WAITING {
+            if self.counters.rows_dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+                tracing::error!("too many ledger rows wait for the usage store; the newest are dropped");
+            }
+            return false;
+        }
+        waiting.push_back(settle);
+        self.counters.rows_waiting.store(waiting.len() as u64, Ordering::Relaxed);
+        true
+    }
+
+    /// What the counters show.
+    pub(crate) async fn used(
+        &self,
+        client: &ClientId,
+        keys: &[WindowKey],
+    ) -> Result<Vec<u64>, Unavailable> {
+        self.call(Operation::Read, || self.store.used(client, keys)).await
+    }
+
+    pub(crate) async fn called_in(&self) -> Result<Vec<ClientId>, Unavailable> {
+        self.call(Operation::Read, || self.store.called_in()).await
+    }
+
+    /// Usage by client, day, model and voice, as the query asks.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn usage(&self, query: &Query) -> Result<Vec<UsageRow>, Unavailable> {
+        self.report(self.store.usage(query)).await
+    }
+
+    /// The newest ledger rows, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn recent(&self, limit: usize) -> Result<Vec<Record>, Unavailable> {
+        self.report(self.store.recent(limit)).await
+    }
+
+    /// Keeps a single-use token's record for `ttl`.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn put_token(
+        &self,
+        key: TokenKey,
+        record: &str,
+        ttl: Duration,
+    ) -> Result<(), Unavailable> {
+        self.call(Operation::Token, || self.store.put_token(key, record, ttl)).await
+    }
+
+    /// Takes a single-use token's record out: of any number of callers, at most one gets it.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn take_token(&self, key: TokenKey) -> Result<Option<String>, Unavailable> {
+        self.call(Operation::Token, || self.store.take_token(key)).await
+    }
+
+    /// Marks a token as revoked for `ttl`, its remaining life.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn revoke(&self, key: TokenKey, ttl: Duration) -> Result<(), Unavailable> {
+        self.call(Operation::Token, || self.store.revoke(key, ttl)).await
+    }
+
+    /// All revoked tokens whose time has not run out.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    pub async fn revoked(&self) -> Result<Vec<TokenKey>, Unavailable> {
+        self.call(Operation::Token, || self.store.revoked()).await
+    }
+
+    /// Writes what waits and ends this process's lease. Call it when all sessions are settled.
+    pub async fn close(&self) {
+        self.write_waiting().await;
+        // Without an answer the lease runs out by itself.
+        let _ = self.call(Operation::Heartbeat, || self.store.close()).await;
+    }
+
+    async fn report<T>(&self, answer: Boxed<'_, T>) -> Result<T, Unavailable> {
+        match timeout(REPORT_DEADLINE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                self.counters.failed(Operation::Read);
+                tracing::error!(%error, "the usage store could not be read");
+                Err(Unavailable { maybe_done: false })
+            }
+            Err(_) => Err(Unavailable { maybe_done: false }),
+        }
+    }
+
+    /// Asks the store, unless it is known to be down. The first failure closes the books for all;
+    /// the background work opens them again.
+    async fn call<'a, T>(
+        &'a self,
+        operation: Operation,
+        ask: impl Fn() -> Boxed<'a, T>,
+    ) -> Result<T, Unavailable> {
+        if !self.is_up() {
+            self.counters.rejected.fetch_add(1, Ordering::Relaxed);
+            return Err(Unavailable { maybe_done: false });
+        }
+        match self.ask(operation, DEADLINE, ask()).await {
+            Err(StoreError::Estranged) => {
+                // Others need not find out the same; the background work goes on if time runs out.
+                self.counters.up.store(false, Ordering::Relaxed);
+                match timeout(DEADLINE, self.recover()).await {
+                    Ok(recovered) => recovered?,
+                    Err(_) => return Err(self.fail(operation, &StoreError::Estranged)),
+                }
+                let again = self.ask(operation, DEADLINE, ask()).await;
+                again.map_err(|error| self.fail(operation, &error))
+            }
+            Err(error) => Err(self.fail(operation, &error)),
+            Ok(answer) => Ok(answer),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        operation: Operation,
+        deadline: Duration,
+        answer: Boxed<'_, T>,
+    ) -> Result<T, StoreError> {
+        let asked = Instant::now();
+        let late = || StoreError::Unavailable(format!("no answer in {} ms", deadline.as_millis()));
+        let answer = timeout(deadline, answer).await.unwrap_or_else(|_| Err(late()));
+        match &answer {
+            Ok(_) => self.counters.latency.observe(asked.elapsed()),
+            Err(StoreError::Unavailable(_)) => self.counters.failed(operation),
+            Err(StoreError::Estranged) => {}
+        }
+        answer
+    }
+
+    fn fail(&self, operation: Operation, error: &StoreError) -> Unavailable {
+        if self.counters.up.swap(false, Ordering::Relaxed) {
+            tracing::error!(operation = operation.as_str(), %error, "the usage store cannot be reached");
+        }
+        self.bell.notify_one();
+        Unavailable { maybe_done: true }
+    }
+
+    /// Makes this process and its sessions known to the store, and opens the books.
+    async fn recover(&self) -> Result<(), Unavailable> {
+        let _one = self.recovering.lock().await;
+        let failed = |error| self.fail(Operation::Heartbeat, &error);
+        let ask = |answer| self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, answer);
+        let heartbeat = ask(self.store.heartbeat()).await.map_err(failed)?;
+        if heartbeat.emptied {
+            self.counters.emptied.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                "the usage store came back without its counters; those this process knew are put back, \
+                 what only other or former processes knew is lost"
+            );
+        }
+        let was_down = !self.is_up();
+        if was_down || heartbeat.emptied || heartbeat.expired {
+            let sessions: Vec<_> = {
+                let live = self.live.lock();
+                let known = live.values();
+                known.map(|s| (s.opening.clone(), s.reserved.load(Ordering::Relaxed))).collect()
+            };
+            for sessions in sessions.chunks(READOPT_BATCH) {
+                let readopted = self.store.readopt(sessions);
+                let readopted = self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, readopted).await;
+                readopted.map_err(failed)?;
+            }
+        }
+        if was_down {
+            self.counters.up.store(true, Ordering::Relaxed);
+            tracing::info!("the usage store answers again");
+        }
+        Ok(())
+    }
+
+    async fn write_waiting(&self) {
+        while let Some(settle) = self.next_waiting() {
+            if self.call(Operation::Settle, || self.store.settle(&settle)).await.is_err() {
+                self.waiting.lock().push_front(settle);
+                return;
+            }
+        }
+    }
+
+    fn next_waiting(&self) -> Option<Settle> {
+        let mut waiting = self.waiting.lock();
+        let next = waiting.pop_front();
+        self.counters.rows_waiting.store(waiting.len() as u64, Ordering::Relaxed);
+        next
+    }
+
+    async fn sweep(&self) {
+        let mut lost = 0;
+        while let Ok(swept @ 1..) = self.call(Operation::Sweep, || self.store.sweep()).await {
+            lost += swept;
+        }
+        if lost > 0 {
+            self.counters.lost_sessions.fetch_add(lost, Ordering::Relaxed);
+            tracing::warn!(sessions = lost, "sessions of a relay that died are entered as lost");
+        }
+    }
+
+    async fn prune(&self, now_ms: i64) {
+        let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
+        let before_ms = now_ms.saturating_sub(retention);
+        while let Ok(1..) = self.call(Operation::Prune, || self.store.prune(before_ms)).await {
+            tokio::time::sleep(PRUNE_PAUSE).await;
+        }
+    }
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        self.bell.notify_one();
+    }
+}
+
+/// The background work of the books, until they are dropped.
+async fn keep(books: Weak<Books>, bell: Arc<Notify>) {
+    let started = Instant::now();
+    let Some(started_ms) = books.upgrade().map(|books| books.clock.now_ms()) else { return };
+    let mut pruned: Option<Instant> = None;
+    while let Some(strong) = books.upgrade() {
+        // A failure closes the books, and the next round tries again.
+        if strong.recover().await.is_ok() {
+            strong.sweep().await;
+            strong.write_waiting().await;
+            if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
+                pruned = Some(Instant::now());
+                // A wall clock that leaps ahead must not take the ledger with it.
+                let elapsed = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+                strong.prune(strong.clock.now_ms().min(started_ms.saturating_add(elapsed))).await;
+            }
+        }
+        let (is_up, pause) = (strong.is_up(), strong.lease / 3);
+        drop(strong);
+        if is_up {
+            // Rung or not, there is something to do now.
+            let _ = timeout(pause, bell.notified()).await;
+        } else {
+            tokio::time::sleep(PROBE.min(pause)).await;
+        }
+    }
+}
+
+/// Reads books that a relay may be writing, for `xi-relay usage`. Takes no part in leases.
+pub struct Reader(Kind);
+
+enum Kind {
+    Sqlite(SqliteReader),
+    Redis(RedisReader),
+}
+
+/// Opens the store that `config` names for reading alone.
+///
+/// # Errors
+/// One line naming cause and cure; always for `memory`, which other processes cannot read.
+pub async fn open_reader(config: &Config) -> Result<Reader, OpenError> {
+    match &config.store {
+        StoreUrl::Memory => Err(OpenError {
+            store: config.store.to_string(),
+            cause: "books in memory can only be read by the relay that holds them".to_owned(),
+            cure: "ask the running relay at /usage on its operator listener",
+        }),
+        StoreUrl::Sqlite(path) => SqliteReader::open(path).map(|reader| Reader(Kind::Sqlite(reader))),
+        StoreUrl::Redis(url) => {
+            RedisReader::open(url, config).await.map(|reader| Reader(Kind::Redis(reader)))
+        }
+    }
+}
+
+impl Reader {
+    /// Usage by client, day, model and voice, as the query asks.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn usage(&self, query: &Query) -> Result<Vec<UsageRow>, StoreError> {
+        match &self.0 {
+            Kind::Sqlite(reader) => reader.usage(query),
+            Kind::Redis(reader) => reader.usage(query).await,
+        }
+    }
+
+    /// The newest ledger rows, newest first.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn recent(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
+        match &self.0 {
+            Kind::Sqlite(reader) => reader.recent(limit),
+            Kind::Redis(reader) => reader.recent(limit).await,
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! The ledger: one row per session and HTTP request, and its sums per client, day, model, voice.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Characters;
+use crate::ids::{ClientId, SessionId};
+
+/// One session or HTTP request as it stands in the ledger. Never holds text.
+#[derive(Clone, Debug)]
+pub struct LedgerRow {
+    /// The session's id.
+    pub session: SessionId,
+    /// Who spent.
+    pub client: ClientId,
+    /// The plan's name.
+    pub plan: Arc<str>,
+    /// The endpoint: `stream-input`, `multi-stream-input`, `convert`, …
+    pub endpoint: &'static str,
+    /// The voice, empty when none was named.
+    pub voice: String,
+    /// The model, empty when none was named.
+    pub model: String,
+    /// The output format, empty when none was named.
+    pub format: String,
+    /// Unix time in milliseconds.
+    pub started_ms: i64,
+    /// Unix time in milliseconds.
+    pub ended_ms: i64,
+    /// Characters of every text the client sent.
+    pub characters_asked: Characters,
+    /// Characters that went up.
+    pub characters_forwarded: Characters,
+    /// Characters that were refused.
+    pub characters_refused: Characters,
+    /// Thousandths of a credit: characters times the model's rate.
+    pub milli_credits: u64,
+    /// Audio that came down, in milliseconds.
+    pub audio_ms: u64,
+    /// Messages from the client.
+    pub messages_up: u64,
+    /// Messages from upstream.
+    pub messages_down: u64,
+    /// Payload bytes from the client.
+    pub bytes_up: u64,
+    /// Payload bytes from upstream.
+    pub bytes_down: u64,
+    /// From the session's start to its first audio.
+    pub first_audio_ms: Option<u64>,
+    /// Why it ended, a fixed name such as `completed` or `quota_exceeded`.
+    pub ending: String,
+    /// The close code the client saw, or the HTTP status.
+    pub close_code: u16,
+    /// Upstream's `x-trace-id`.
+    pub trace_id: Option<String>,
+}
+
+/// What is known of a session when it starts; enough to enter it as lost if its process dies.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The session's id.
+    pub session: SessionId,
+    /// Who spends.
+    pub client: ClientId,
+    /// The plan's name.
+    pub plan: Arc<str>,
+    /// The endpoint, as in [`LedgerRow::endpoint`].
+    pub endpoint: &'static str,
+    /// The voice, empty when none was named.
+    pub voice: String,
+    /// The model, empty when none was named.
+    pub model: String,
+    /// The output format, empty when none was named.
+    pub format: String,
+    /// Unix time in milliseconds.
+    pub started_ms: i64,
+    /// Thousandths of a credit that one character costs.
+    pub milli_rate: u64,
+}
+
+/// How a ledger row came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The session was admitted, and ended.
+    Ended,
+    /// It was never admitted.
+    Refused,
+    /// Its process died; what it had reserved stands as forwarded.
+    Lost,
+}
+
+/// A ledger row as stores keep it and give it back.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[allow(missing_docs, reason = "as in LedgerRow")]
+pub struct Record {
+    /// 16 hex digits.
+    pub session: String,
+    pub client: String,
+    pub plan: String,
+    pub endpoint: String,
+    pub voice: String,
+    pub model: String,
+    pub format: String,
+    pub started_ms: i64,
+    pub ended_ms: i64,
+    pub characters_asked: Characters,
+    pub characters_forwarded: Characters,
+    pub characters_refused: Characters,
+    pub milli_credits: u64,
+    pub audio_ms: u64,
+    pub messages_up: u64,
+    pub messages_down: u64,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    #[serde(default)]
+    pub first_audio_ms: Option<u64>,
+    pub ending: String,
+    pub close_code: u16,
+    #[serde(default)]
+    pub trace_id: Option<String>,
+    /// How the row came about.
+    pub outcome: Outcome,
+}
+
+impl Record {
+    /// The row of a session that was admitted and has ended, or was refused.
+    #[must_use]
+    pub fn new(row: LedgerRow, outcome: Outcome) -> Self {
+        Self {
+            session: row.session.to_string(),
+            client: row.client.as_str().to_owned(),
+            plan: row.plan.as_ref().to_owned(),
+            endpoint: row.endpoint.to_owned(),
+            voice: row.voice,
+            model: row.model,
+            format: row.format,
+            started_ms: row.started_ms,
+            ended_ms: row.ended_ms,
+            characters_asked: row.characters_asked,
+            characters_forwarded: row.characters_forwarded,
+            characters_refused: row.characters_refused,
+            milli_credits: row.milli_credits,
+            audio_ms: row.audio_ms,
+            messages_up: row.messages_up,
+            messages_down: row.messages_down,
+            bytes_up: row.bytes_up,
+            bytes_down: row.bytes_down,
+            first_audio_ms: row.first_audio_ms,
+            ending: row.ending,
+            close_code: row.close_code,
+            trace_id: row.trace_id,
+            outcome,
+        }
+    }
+
+    /// The row kept for a live session, in case that nobody sees its end: `milli_credits` hold the
+    /// rate until [`lose`](Self::lose) multiplies it.
+    pub(crate) fn opened(opening: &Opening) -> Self {
+        let row = LedgerRow {
+            session: opening.session,
+            client: opening.client.clone(),
+            plan: opening.plan.clone(),
+            endpoint: opening.endpoint,
+            voice: opening.voice.clone(),
+            model: opening.model.clone(),
+            format: opening.format.clone(),
+            started_ms: opening.started_ms,
+            ended_ms: opening.started_ms,
+            characters_asked: 0,
+            characters_forwarded: 0,
+            characters_refused: 0,
+            milli_credits: opening.milli_rate,
+            audio_ms: 0,
+            messages_up: 0,
+            messages_down: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            first_audio_ms: None,
+            ending: "lost".to_owned(),
+            close_code: 0,
+            trace_id: None,
+        };
+        Self::new(row, Outcome::Lost)
+    }
+
+    /// Turns the row kept for a live session into a lost one: what it held counts as forwarded.
+    pub(crate) fn lose(&mut self, reserved: Characters, ended_ms: i64) {
+        self.characters_asked = reserved;
+        self.characters_forwarded = reserved;
+        self.milli_credits = reserved.saturating_mul(self.milli_credits);
+        self.ended_ms = ended_ms.max(self.started_ms);
+    }
+
+    /// The UTC day on which the session started.
+    #[must_use]
+    pub fn day(&self) -> Day {
+        Day::of_ms(self.started_ms)
+    }
+}
+
+/// A UTC day, written `2026-11-22`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Day(i64);
+
+/// A day that is not written `YYYY-MM-DD` or not in the calendar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a day must be written YYYY-MM-DD, as in 2026-11-22")]
+pub struct InvalidDay;
+
+impl Day {
+    /// The day around a Unix time in milliseconds.
+    #[must_use]
+    pub fn of_ms(unix_ms: i64) -> Self {
+        Self(unix_ms.div_euclid(86_400_000))
+    }
+
+    /// Days since 1970-01-01.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        self.0
+    }
+
+    /// The day with this number since 1970-01-01.
+    #[must_use]
+    pub fn from_number(number: i64) -> Self {
+        Self(number)
+    }
+}
+
+impl FromStr for Day {
+    type Err = InvalidDay;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDay> {
+        let format = time::macros::format_description!("[year]-[month]-[day]");
+        let date = time::Date::parse(text, format).map_err(|_| InvalidDay)?;
+        Ok(Self(date.midnight().assume_utc().unix_timestamp().div_euclid(86_400)))
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match time::OffsetDateTime::from_unix_timestamp(self.0.saturating_mul(86_400)) {
+            Ok(at) => write!(f, "{:04}-{:02}-{:02}", at.year(), u8::from(at.month()), at.day()),
+            Err(_) => write!(f, "day {}", self.0),
+        }
+    }
+}
+
+impl Serialize for Day {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What usage rows are kept apart by; the client always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct GroupBy {
+    pub day: bool,
+    pub model: bool,
+    pub voice: bool,
+}
+
+impl Default for GroupBy {
+    fn default() -> Self {
+        Self { day: true, model: true, voice: true }
+    }
+}
+
+/// Which usage to show.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// The first day; sessions count for the UTC day they started on.
+    pub since: Option<Day>,
+    /// The first day that is no longer shown.
+    pub until: Option<Day>,
+    /// Only this client.
+    pub client: Option<ClientId>,
+    /// What rows are kept apart by.
+    pub by: GroupBy,
+}
+
+impl Query {
+    pub(crate) fn covers(&self, day: Day) -> bool {
+        self.since.is_none_or(|since| since <= day) && self.until.is_none_or(|until| day < until)
+    }
+}
+
+/// What was used by one client, on one day, with one model and voice where rows are kept apart.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UsageRow {
+    /// Who spent.
+    pub client: String,
+    /// The UTC day, where rows are kept apart by day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub day: Option<Day>,
+    /// The model, where rows are kept apart by model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The voice, where rows are kept apart by voice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voice: Option<String>,
+    /// Sessions and requests that were admitted, the lost and the still live ones included.
+    pub sessions: u64,
+    /// Of these, how many are live now; their characters count once they have ended.
+    pub live: u64,
+    /// Of these, how many were lost to a crash: their characters are what they had reserved.
+    pub lost: u64,
+    /// Sessions and requests that were refused.
+    pub refused: u64,
+    /// Characters that went up.
+    pub characters: Characters,
+    /// Characters of every text that clients sent.
+    pub characters_asked: Characters,
+    /// Characters that were refused.
+    pub characters_refused: Characters,
+    /// Characters times the model's rate.
+    pub credits: f64,
+    /// Audio that came down.
+    pub audio_seconds: f64,
+    /// Messages from the client.
+    pub messages_up: u64,
+    /// Messages from upstream.
+    pub messages_down: u64,
+    /// Payload bytes from the client.
+    pub bytes_up: u64,
+    /// Payload bytes from upstream.
+    pub bytes_down: u64,
+}
+
+/// How many sums a [`Tally`] holds.
+pub(crate) const SUMS: usize = 13;
+
+/// Their names, as columns and fields of the stores.
+pub(crate) const SUM_NAMES: [&str; SUMS] = [
+    "sessions",
+    "live",
+    "lost",
+    "refused",
+    "characters",
+    "characters_asked",
+    "characters_refused",
+    "milli_credits",
+    "audio_ms",
+    "messages_up",
+    "messages_down",
+    "bytes_up",
+    "bytes_down",
+];
+
+/// The sums of some ledger rows, in the order of [`SUM_NAMES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally(pub(crate) [i64; SUMS]);
+
+impl Tally {
+    pub(crate) fn of(record: &Record) -> Self {
+        let count = |yes: bool| i64::from(yes);
+        let sum = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        Self([
+            count(record.outcome != Outcome::Refused),
+            0,
+            count(record.outcome == Outcome::Lost),
+            count(record.outcome == Outcome::Refused),
+            sum(record.characters_forwarded),
+            sum(record.characters_asked),
+            sum(record.characters_refused),
+            sum(record.milli_credits),
+            sum(record.audio_ms),
+            sum(record.messages_up),
+            sum(record.messages_down),
+            sum(record.bytes_up),
+            sum(record.bytes_down),
+        ])
+    }
+
+    /// A session that is still live: known to exist, its characters not yet.
+    pub(crate) fn of_live() -> Self {
+        let mut sums = [0; SUMS];
+        sums[0] = 1;
+        sums[1] = 1;
+        Self(sums)
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum = sum.saturating_add(more);
+        }
+    }
+}
+
+/// Sums by client, day, model and voice, on their way to usage rows.
+#[derive(Default)]
+pub(crate) struct Sums {
+    groups: BTreeMap<(String, Option<Day>, Option<String>, Option<String>), Tally>,
+}
+
+impl Sums {
+    /// Adds what one client did on one day with one model and voice, if the query asks for it.
+    pub(crate) fn add(
+        &mut self,
+        query: &Query,
+        (client, day, model, voice): (&str, Day, &str, &str),
+        tally: &Tally,
+    ) {
+        let other_client = query.client.as_ref().is_some_and(|only| only.as_str() != client);
+        if other_client || !query.covers(day) {
+            return;
+        }
+        let group = (
+            client.to_owned(),
+            query.by.day.then_some(day),
+            query.by.model.then(|| model.to_owned()),
+            query.by.voice.then(|| voice.to_owned()),
+        );
+        self.groups.entry(group).or_default().add(tally);
+    }
+
+    /// The rows, ordered by client, day, model, voice; groups without any session are left out.
+    pub(crate) fn into_rows(self) -> Vec<UsageRow> {
+        let groups = self.groups.into_iter().filter(|(_, tally)| *tally != Tally::default());
+        groups.map(|((client, day, model, voice), tally)| row(client, day, model, voice, &tally)).collect()
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "sums stay far below 2^52")]
+fn row(
+    client: String,
+    day: Option<Day>,
+    model: Option<String>,
+    voice: Option<String>,
+    tally: &Tally,
+) -> UsageRow {
+    let sum = |index: usize| u64::try_from(tally.0[index]).unwrap_or(0);
+    UsageRow {
+        client,
+        day,
+        model,
+        voice,
+        sessions: sum(0),
+        live: sum(1),
+        lost: sum(2),
+        refused: sum(3),
+        characters: sum(4),
+        characters_asked: sum(5),
+        characters_refused: sum(6),
+        credits: sum(7) as f64 / 1000.0,
+        audio_seconds: sum(8) as f64 / 1000.0,
+        messages_up: sum(9),
+        messages_down: sum(10),
+        bytes_up: sum(11),
+        bytes_down: sum(12),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn days_are_read_as_they_are_written() {
+        let day: Day = "2026-11-22".parse().unwrap();
+        assert_eq!(day.to_string(), "2026-11-22");
+        assert_eq!(Day::of_ms(1_795_334_950_000), day);
+        assert_eq!(Day::of_ms(-1).to_string(), "1969-12-31");
+        for wrong in ["2026-02-30", "22.11.2026", "2026-1-1", "", "2026-11-22T00:00"] {
+            assert_eq!(wrong.parse::<Day>(), Err(InvalidDay), "{wrong}");
+        }
+    }
+}

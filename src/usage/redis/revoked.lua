@@ -1,0 +1,1 @@
+return redis.call('ZRANGEBYSCORE', P .. 'revoked', '(' .. now, '+inf')

@@ -1,0 +1,162 @@
+//! The one thread that writes. What is waiting when it comes round goes into one transaction, so
+//! that many sessions share one commit; nobody is answered before the commit.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use crate::usage::StoreError;
+
+/// So many requests may wait; more means that the disk has stopped.
+const WAITING: usize = 8192;
+
+/// So many requests share a commit at most.
+const BATCH: usize = 256;
+
+/// The sending end; the thread ends when all clones are gone.
+#[derive(Clone)]
+pub(super) struct Writer(SyncSender<Box<dyn Job>>);
+
+impl Writer {
+    /// Starts the thread.
+    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(WAITING);
+        std::thread::Builder::new()
+            .name("usage-writer".to_owned())
+            .spawn(move || run(&connection, &receiver))?;
+        Ok(Self(sender))
+    }
+
+    /// Runs `work` in a transaction. When the answer is no longer awaited by the time the
+    /// transaction is committed, `undo` runs in the next one.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        undo: impl FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Request { work: Some(work), undo, value: None, reply };
+        self.0.try_send(Box::new(job)).map_err(|error| match error {
+            TrySendError::Full(_) => unavailable("too many requests wait for the file"),
+            TrySendError::Disconnected(_) => unavailable("the writer has stopped"),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(unavailable("the writer has stopped")))
+    }
+}
+
+fn unavailable(why: &str) -> StoreError {
+    StoreError::Unavailable(why.to_owned())
+}
+
+trait Job: Send {
+    /// Whether anybody still waits for the answer.
+    fn is_awaited(&self) -> bool;
+    /// Does the work inside the open transaction.
+    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Answers; what the next transaction has to undo comes back.
+    fn answer(self: Box<Self>, failure: Option<&StoreError>) -> Option<Box<dyn Job>>;
+}
+
+struct Request<W, U, T> {
+    work: Option<W>,
+    undo: U,
+    value: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, W, U> Job for Request<W, U, T>
+where
+    T: Send + 'static,
+    W: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
+{
+    fn is_awaited(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if let Some(work) = self.work.take() {
+            self.value = Some(work(connection)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&StoreError>) -> Option<Box<dyn Job>> {
+        let Self { undo, value, reply, .. } = *self;
+        let answer = match (failure, value) {
+            (None, Some(value)) => Ok(value),
+            (None, None) => Err(unavailable("the writer skipped the request")),
+            (Some(error), _) => Err(error.clone()),
+        };
+        match reply.send(answer) {
+            Err(Ok(value)) => Some(Box::new(Undo { undo: Some(undo), value: Some(value) })),
+            Ok(()) | Err(Err(_)) => None,
+        }
+    }
+}
+
+struct Undo<U, T> {
+    undo: Option<U>,
+    value: Option<T>,
+}
+
+impl<T, U> Job for Undo<U, T>
+where
+    T: Send + 'static,
+    U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
+{
+    fn is_awaited(&self) -> bool {
+        true
+    }
+
+    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        match (self.undo.take(), self.value.take()) {
+            (Some(undo), Some(value)) => undo(connection, value),
+            _ => Ok(()),
+        }
+    }
+
+    fn answer(self: Box<Self>, _: Option<&StoreError>) -> Option<Box<dyn Job>> {
+        None
+    }
+}
+
+fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
+    let mut undo: VecDeque<Box<dyn Job>> = VecDeque::new();
+    loop {
+        let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
+        batch.extend(undo.drain(..));
+        if batch.is_empty() {
+            match requests.recv() {
+                Ok(job) => batch.push(job),
+                Err(_) => return,
+            }
+        }
+        while batch.len() < BATCH
+            && let Ok(job) = requests.try_recv()
+        {
+            batch.push(job);
+        }
+        // Whoever has given up has been told so; doing it now would only strand what it reserves.
+        batch.retain(|job| job.is_awaited());
+        if batch.is_empty() {
+            continue;
+        }
+        let failure = commit(connection, &mut batch).err().map(|error| {
+            // The transaction may already be gone, as after a full disk.
+            let _ = connection.execute_batch("ROLLBACK");
+            StoreError::Unavailable(error.to_string())
+        });
+        undo.extend(batch.into_iter().filter_map(|job| job.answer(failure.as_ref())));
+    }
+}
+
+fn commit(connection: &Connection, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    for job in batch {
+        job.work(connection)?;
+    }
+    connection.execute_batch("COMMIT")
+}

@@ -1,0 +1,87 @@
+//! Options of the relay's sockets, read off the sockets themselves.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use crate::support::{TestRelay, Upstream, session};
+
+/// Nagle's algorithm against delayed acknowledgements costs 40 ms a message.
+#[test]
+fn both_legs_send_small_frames_at_once() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let (mut client, _conn) = session(&relay, &upstream);
+    let client_port = client.wire().stream().local_addr().unwrap().port();
+    let mut legs = HashSet::new();
+    for socket in tcp_sockets(&relay) {
+        let Some(peer) = socket
+            .peer_addr()
+            .ok()
+            .and_then(|address| address.as_socket())
+        else {
+            continue; // A listener has no peer.
+        };
+        for (leg, port) in [
+            ("client", client_port),
+            ("upstream", upstream.address.port()),
+        ] {
+            if peer.port() == port {
+                assert!(
+                    socket.tcp_nodelay().unwrap(),
+                    "Nagle is on towards the {leg}"
+                );
+                legs.insert(leg);
+            }
+        }
+    }
+    assert_eq!(legs, HashSet::from(["client", "upstream"]));
+}
+
+/// Copies of all TCP sockets of the relay's process.
+fn tcp_sockets(relay: &TestRelay) -> Vec<socket2::Socket> {
+    let dir = format!("/proc/{}/fd", relay.pid());
+    let fds = fs::read_dir(dir).unwrap().flatten().filter_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        let is_socket = target.to_string_lossy().starts_with("socket:");
+        is_socket.then(|| entry.file_name().to_string_lossy().parse::<i32>().ok())?
+    });
+    let pidfd = pidfd_open(relay.pid());
+    fds.map(|fd| socket2::Socket::from(pidfd_getfd(&pidfd, fd)))
+        .filter(|socket| {
+            socket
+                .r#type()
+                .is_ok_and(|kind| kind == socket2::Type::STREAM)
+        })
+        .collect()
+}
+
+#[expect(unsafe_code, reason = "libc has no safe wrapper for pidfd_open(2)")]
+fn pidfd_open(pid: u32) -> OwnedFd {
+    // SAFETY: the call takes plain numbers, and the descriptor it gives is ours alone.
+    unsafe { owned(libc::syscall(libc::SYS_pidfd_open, pid, 0)) }
+}
+
+#[expect(unsafe_code, reason = "libc has no safe wrapper for pidfd_getfd(2)")]
+fn pidfd_getfd(process: &OwnedFd, fd: i32) -> OwnedFd {
+    use std::os::fd::AsRawFd;
+    // SAFETY: as above; `process` lives through the call.
+    unsafe {
+        owned(libc::syscall(
+            libc::SYS_pidfd_getfd,
+            process.as_raw_fd(),
+            fd,
+            0,
+        ))
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "takes ownership of a descriptor that a system call returned"
+)]
+unsafe fn owned(returned: libc::c_long) -> OwnedFd {
+    assert!(returned >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the caller passes a descriptor that the kernel has just made.
+    unsafe { OwnedFd::from_raw_fd(i32::try_from(returned).expect("a descriptor is an int")) }
+}
