@@ -113,6 +113,12 @@ impl VoiceId {
     }
 }
 
+impl std::borrow::Borrow<str> for VoiceId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl<'de> Deserialize<'de> for VoiceId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;

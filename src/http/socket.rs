@@ -6,7 +6,7 @@
 //! error frame and close, as ElevenLabs itself does it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -22,7 +22,7 @@ use super::upgrade::Upgrade;
 use crate::auth::{self, Identity};
 use crate::ids::SessionId;
 use crate::protocol::{
-    self, Credential, CredentialName, DEFAULT_OUTPUT_FORMAT, Problem, scan, subprotocols,
+    self, Credential, CredentialName, DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, scan, subprotocols,
 };
 use crate::quota::{Admission, AdmissionRequest, Limits};
 use crate::session::{
@@ -131,7 +131,7 @@ async fn set_up(
         let identity =
             identify(gateway, ask, credential.as_ref()).await.map_err(SessionEnd::Refused)?;
         if let Ok(limits) = gateway.limits(&identity) {
-            opening.set_max_message_bytes(limits.max_message_bytes);
+            opening.set_max_message_bytes(limits.max_message_bytes as u64);
         }
         tokio::select! {
             ready = open(gateway, ask, identity) => {
@@ -193,13 +193,34 @@ pub(super) async fn identify(
 /// Admits a known client and opens its upstream.
 async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<Ready, Denied> {
     let limits = gateway.limits(&identity)?;
-    let terms = terms(gateway, ask, &identity, Arc::clone(&limits));
     let mut query = ask.query.clone();
-    let inactivity = query.clamp_inactivity_timeout(limits.max_inactivity_timeout);
-    let path = ask.endpoint.upstream_path(ask.voice.as_ref());
-    let model = query.get("model_id").map(|model| model.into_owned()).unwrap_or_default();
-    let format = query.get("output_format").map(|format| format.into_owned());
-    let voice = ask.voice.as_ref().map(ToString::to_string).unwrap_or_default();
+    for (name, value) in &limits.forced_parameters {
+        query.set(name, value);
+    }
+    let longest = limits.max_inactivity_timeout;
+    let inactivity = match ask.endpoint.is_dialogue() {
+        // The dialogue sockets have a fixed limit and no such parameter.
+        true => DEFAULT_INACTIVITY_TIMEOUT.min(longest),
+        false => query.clamp_inactivity_timeout(longest),
+    };
+    let voice = match &ask.voice {
+        Some(asked) => Some(limits.resolve_voice(asked).map_err(|refusal| {
+            gateway.parts.quota.note_refusal(&refusal);
+            Problem::from(&refusal)
+        })?),
+        None => None,
+    };
+    let path = ask.endpoint.upstream_path(voice.as_ref());
+    let model = match query.get("model_id") {
+        Some(model) => model.into_owned(),
+        None => ask.endpoint.default_model().unwrap_or_default().to_owned(),
+    };
+    let format = match query.get("output_format") {
+        Some(format) => format.into_owned(),
+        None => DEFAULT_OUTPUT_FORMAT.to_owned(),
+    };
+    let terms = terms(gateway, ask, &identity, Arc::clone(&limits), inactivity);
+    let voice_name = voice.as_ref().map(ToString::to_string).unwrap_or_default();
     let path_and_query =
         if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") };
 
@@ -208,18 +229,18 @@ async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<R
         .quota
         .admit(AdmissionRequest {
             client: identity.client.clone(),
-            plan: Arc::clone(&identity.plan),
             limits,
             session: ask.id,
             endpoint: ask.endpoint.as_str(),
-            voice: voice.clone(),
+            voice,
             model: model.clone(),
-            format: format.clone().unwrap_or_default(),
+            format: format.clone(),
             cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
+            streaming: true,
         })
         .await
         .map_err(|refusal| Denied::Problem(Problem::from(&refusal)))?;
-    let registration = gateway.parts.registry.enter(ask.id, identity, ask.endpoint, voice);
+    let registration = gateway.parts.registry.enter(ask.id, identity, ask.endpoint, voice_name);
     let admit_time = ask.started.elapsed();
     let connected = tokio::select! {
         connected = gateway.parts.upstream.connect(&path_and_query) => connected,
@@ -237,21 +258,26 @@ async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<R
     };
     let facts = Facts {
         model,
-        format: format.unwrap_or_else(|| DEFAULT_OUTPUT_FORMAT.to_owned()),
+        format,
         trace_id: connected.trace_id.clone(),
         admit_time,
         connect_time: connected.took,
         logs_text: gateway.parts.logs_text,
         status: None,
     };
-    let terms = Terms { inactivity, ..terms };
     Ok(Ready { connected, terms, admission, registration, facts })
 }
 
-fn terms(gateway: &Gateway, ask: &Ask, identity: &Identity, limits: Arc<Limits>) -> Terms {
+fn terms(
+    gateway: &Gateway,
+    ask: &Ask,
+    identity: &Identity,
+    limits: Arc<Limits>,
+    inactivity: Duration,
+) -> Terms {
     Terms {
         dialect: ask.endpoint.dialect().expect("only sockets come here"),
-        inactivity: limits.max_inactivity_timeout,
+        inactivity,
         limits,
         timing: gateway.parts.timing.clone(),
         expiry: expiry(identity, Instant::now()),
@@ -361,34 +387,6 @@ impl From<Problem> for Denied {
 }
 
 /// Upstream's HTTP refusal in the relay's words where it is about the relay, else in its own.
-pub(super) fn upstream_problem(gateway: &Gateway, refusal: &Refusal) -> Problem {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        detail: Detail,
-    }
-    #[derive(serde::Deserialize, Default)]
-    #[serde(default)]
-    struct Detail {
-        code: Option<String>,
-        status: Option<String>,
-        message: Option<String>,
-    }
-    let detail = serde_json::from_slice::<Body>(&refusal.body).map(|body| body.detail);
-    let Detail { code, status, message } = detail.unwrap_or_default();
-    let error = code.or(status).unwrap_or_default();
-    match (refusal.status, error.as_str()) {
-        (_, "quota_exceeded") => Problem::upstream_quota_exceeded(),
-        (401, _) | (_, "invalid_api_key") => Problem::upstream_auth_failed(),
-        (300..=399, _) => Problem::upstream_unavailable(),
-        (status, "") => Problem::upstream_refused(
-            status,
-            "upstream_refused".to_owned(),
-            format!("The speech service answered with HTTP {status}."),
-        ),
-        (status, _) => {
-            let message = message.unwrap_or_default();
-            let message = gateway.parts.secrets.scrub_text(&message).into_owned();
-            Problem::upstream_refused(status, error, message)
-        }
-    }
+fn upstream_problem(gateway: &Gateway, refusal: &Refusal) -> Problem {
+    Problem::from_upstream(refusal.status, &refusal.body, &gateway.parts.secrets)
 }

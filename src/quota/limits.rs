@@ -108,6 +108,26 @@ impl Limits {
             || self.aliases.values().any(|target| target == voice)
     }
 
+    /// The voice that `named` in a message stands for: another one if it is an alias.
+    ///
+    /// # Errors
+    /// [`Refusal::Voice`] when the plan does not allow it.
+    pub fn resolve_named(&self, named: &str) -> Result<Option<&str>, Refusal> {
+        if let Some(voice) = self.aliases.get(named) {
+            return Ok(Some(voice.as_str()));
+        }
+        let allowed = !self.restricts_voices()
+            || self.voices.contains(named)
+            || self.aliases.values().any(|voice| voice.as_str() == named);
+        if allowed { Ok(None) } else { Err(Refusal::Voice) }
+    }
+
+    /// Whether some voices may not be used.
+    #[must_use]
+    pub fn restricts_voices(&self) -> bool {
+        !self.voices.is_empty()
+    }
+
     /// Whether a model may be used.
     #[must_use]
     pub fn allows_model(&self, model: &str) -> bool {

@@ -27,22 +27,24 @@ enum Stream {
     Opus { clock: FrameClock, ogg: OggWriter },
 }
 
+/// Samples by which an MP3 decoder's filter bank delays the sound.
+const MP3_DECODER_DELAY: u64 = 528;
 /// Samples that an Opus decoder throws away at the start (RFC 7845 section 4.2).
 const OPUS_PRE_SKIP: u64 = 312;
 
 impl Encoder {
     pub(super) fn new(format: Format) -> Self {
-        let clock = |samples, pre_skip| FrameClock::new(samples, u64::from(format.rate), pre_skip);
+        let rate = u64::from(format.rate);
         let stream = match format.codec {
             Codec::Pcm | Codec::Wav | Codec::Ulaw | Codec::Alaw => {
                 Stream::Samples(Samples::new(format))
             }
             Codec::Mp3 => Stream::Mp3 {
-                clock: clock(mp3_samples(format.rate), 0),
+                clock: FrameClock::new(mp3_samples(format.rate), rate, 0, MP3_DECODER_DELAY),
                 remainder: 0,
             },
             Codec::Opus => Stream::Opus {
-                clock: clock(960, OPUS_PRE_SKIP),
+                clock: FrameClock::new(960, rate, OPUS_PRE_SKIP, 0),
                 ogg: OggWriter::new(OPUS_PRE_SKIP as u16),
             },
         };
@@ -208,6 +210,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
         #[test]
         fn where_it_is_cut_changes_nothing_but_ogg_pages(
             lengths in prop::collection::vec((1..20u32, prop::option::of(0..48u8)), 1..30),

@@ -201,8 +201,11 @@ impl Fault {
 
     /// The refusal of the first message, if this is one.
     pub(super) fn refusal(self, voice: &str) -> Option<Refusal> {
-        let Self::Refuse(refuse) = self else {
-            return None;
+        let refuse = match self {
+            Self::Refuse(refuse) => refuse,
+            // Where the voice comes after the upgrade.
+            Self::Http(_) => return self.before_upgrade(),
+            _ => return None,
         };
         Some(match refuse {
             Refuse::InvalidApiKey => Refusal::INVALID_API_KEY,

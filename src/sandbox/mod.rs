@@ -14,6 +14,10 @@
 //!   format 403.
 //! * Segments are cut at the last white space and are at most 1,000 characters long; a flush does
 //!   not reset the schedule. `try_trigger_generation` wants 50 characters.
+//! * `inactivity_timeout` is held to 1 to 180 s. An account out of credits is `quota_exceeded`
+//!   with 1008, on the multi-context socket a final frame without audio.
+//! * Over HTTP times count from the start of the answer. A streamed answer is paced as a
+//!   socket is, a whole one waits for its first audio alone.
 //! * `close_socket` finishes all contexts; the frames of the default context carry
 //!   `"contextId":null`; a message for any context restarts the one inactivity clock of a
 //!   multi-context socket.

@@ -86,6 +86,10 @@ impl Player {
 
     pub(super) fn push(&mut self, now: Instant, replies: Vec<Reply>) {
         for reply in replies {
+            if self.is_stalled {
+                // Nothing will be sent, so nothing need wait.
+                return;
+            }
             match reply {
                 Reply::Speak {
                     lane,

@@ -80,13 +80,17 @@ async fn converse(
                 return done;
             }
         }
-        let deadline = conversation.deadline().filter(|_| !player.is_stalled());
+        // A client whose messages are not being read is not silent.
+        let has_room = player.has_room();
+        let deadline = conversation
+            .deadline()
+            .filter(|_| has_room && !player.is_stalled());
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {
                 return Done::Close(Some((1012, "The sandbox stops.".to_owned())));
             }
-            message = socket.next(), if player.has_room() => match message {
+            message = socket.next(), if has_room => match message {
                 Some(Ok(message)) => on_message(message, conversation, player),
                 Some(Err(error)) => return on_error(&error),
                 None => return Done::Gone,

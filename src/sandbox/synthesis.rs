@@ -11,7 +11,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderName, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -405,8 +405,9 @@ impl Job {
         }
         match fault {
             Some(Fault::Cut | Fault::Drop | Fault::Close(_)) => {
-                let half = Bytes::from(audio).split_to(1);
-                Body::from_stream(stream::iter([Ok(half), Err(broken())]))
+                let some = Bytes::from(audio).split_to(1);
+                let start = stream::once(async { Ok(some) });
+                Body::from_stream(start.chain(stream::once(async { Err(broken().await) })))
             }
             _ => Body::from(audio),
         }
@@ -471,7 +472,7 @@ impl Streaming {
         match self.fault {
             Some(Fault::Stall) if self.n_chunks > 0 => pending().await,
             Some(Fault::Cut | Fault::Drop | Fault::Close(_)) if self.n_chunks > 0 => {
-                return Some((Err(broken()), self));
+                return Some((Err(broken().await), self));
             }
             _ => {}
         }
@@ -510,7 +511,9 @@ impl Streaming {
     }
 }
 
-fn broken() -> io::Error {
+/// Breaks an answer off once what came before is out: hyper flushes while it has to wait.
+async fn broken() -> io::Error {
+    tokio::task::yield_now().await;
     io::Error::other("broken off on request")
 }
 

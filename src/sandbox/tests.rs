@@ -18,6 +18,10 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::encoder::Encoder;
+use super::format::{Codec, Endpoint, Format};
+use super::speech::{Frame, Origin, Speech};
+use super::voice::{TONES, Voice, frequency};
 use super::{Config, serve};
 
 const ADA: &str = "/v1/text-to-speech/AdaTone0000000000001/stream-input";
@@ -153,6 +157,59 @@ impl TestClient {
 async fn every_socket_format_is_decoded_by_ffmpeg() {
     let sandbox = TestSandbox::start().await;
     formats::check_all(&sandbox.address.to_string(), "anything").await;
+}
+
+/// The tone that sounds loudest in a stretch of samples.
+fn loudest(samples: &[i16], rate: u32) -> u8 {
+    let power = |tone: &u8| {
+        let step = std::f64::consts::TAU * frequency(*tone) / f64::from(rate);
+        let (mut re, mut im) = (0.0, 0.0);
+        for (index, sample) in samples.iter().enumerate() {
+            let (sin, cos) = (step * index as f64).sin_cos();
+            re += f64::from(*sample) * cos;
+            im += f64::from(*sample) * sin;
+        }
+        re.hypot(im)
+    };
+    (0..TONES)
+        .max_by(|a, b| power(a).total_cmp(&power(b)))
+        .unwrap()
+}
+
+#[test]
+fn every_format_sounds_each_character_when_its_alignment_says() {
+    let voice = Voice::new("ada", 0);
+    for (name, codec, rate, _) in formats::FORMATS {
+        let speech = Speech::new(
+            "Sphinx of black quartz, judge my vow",
+            voice,
+            0.7,
+            true,
+            Frame::Trimmed,
+        );
+        let timing = speech.spoken.slice(0, u32::MAX, Origin::Segment).unwrap();
+        let format = Format::parse(name, Endpoint::Stream).unwrap();
+        let mut encoder = Encoder::new(format);
+        speech.spans.iter().for_each(|span| encoder.push(*span));
+        let mut audio = encoder.take();
+        audio.extend(encoder.finish());
+        let samples = formats::decode(name, codec, rate, &audio);
+        for (index, character) in timing.chars.iter().enumerate() {
+            let Some(tone) = voice.span(*character).tone else {
+                continue;
+            };
+            // The middle half: a codec frame may have the neighbor's tone at the edges.
+            let at = |quarters: u64| {
+                let ms = timing.starts_ms[index] * 4 + timing.durations_ms[index] * quarters;
+                (ms * u64::from(rate) / 4000) as usize
+            };
+            let heard = loudest(&samples[at(1)..at(3)], rate);
+            assert!(
+                heard.abs_diff(tone) <= 1,
+                "{name}: {character:?} sounds as {heard}, not {tone}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
@@ -424,9 +481,9 @@ async fn the_http_paths_speak_in_every_format() {
             format.name
         );
         let streamed = sandbox.http("POST", &path, Some("k"), body).await;
-        if format.codec == super::format::Codec::Wav {
+        if format.codec == Codec::Wav {
             assert_eq!(streamed.json()["detail"]["code"], "invalid_output_format");
-        } else if format.codec != super::format::Codec::Opus {
+        } else if format.codec != Codec::Opus {
             assert_eq!(streamed.body, whole.body, "{}", format.name);
         }
     }
@@ -462,6 +519,33 @@ async fn streamed_timestamps_are_lines_that_go_on_counting() {
         (&last["voice_id"], &last["dialogue_input_index"]),
         (&json!("bob"), &json!(1))
     );
+}
+
+#[tokio::test]
+async fn faults_strike_over_http_too() {
+    let sandbox = TestSandbox::start().await;
+    let speak = async |path: &str| {
+        let path = format!("/v1/text-to-speech/{path}");
+        sandbox
+            .http("POST", &path, Some("k"), r#"{"text":"Hello."}"#)
+            .await
+    };
+    assert_eq!(speak("fault-http-502").await.status, 502);
+    assert_eq!(
+        speak("fault-quota").await.json()["detail"]["code"],
+        "quota_exceeded"
+    );
+    assert!(speak("fault-silent-final/stream").await.body.is_empty());
+    let broken = speak("fault-malformed/with-timestamps").await.body;
+    assert!(serde_json::from_slice::<Value>(&broken).is_err());
+    let mut tcp = TcpStream::connect(sandbox.address).await.unwrap();
+    let head = "POST /v1/text-to-speech/fault-cut/stream HTTP/1.1\r\nHost: localhost\r\n\
+                xi-api-key: k\r\nContent-Length: 17\r\n\r\n{\"text\":\"Hello.\"}";
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    tcp.read_to_end(&mut bytes).await.unwrap();
+    // A chunked body is whole only with an empty chunk at its end.
+    assert!(bytes.len() > 1000 && !bytes.ends_with(b"0\r\n\r\n"));
 }
 
 #[tokio::test]

@@ -93,13 +93,24 @@ pub(crate) fn summarize(
 
 /// Hands the session's counts to the metrics.
 pub(super) fn report(
-    _metrics: &Metrics,
-    _live: &Live,
+    metrics: &Metrics,
+    live: &Live,
     tap: &mut Tap,
-    _facts: &Facts,
-    _end: &SessionEnd,
+    facts: &Facts,
+    end: &SessionEnd,
 ) {
-    let _ = tap.take_kinds();
+    for (side, kind, messages, bytes) in tap.take_kinds() {
+        metrics.add_messages(side, kind, messages, bytes);
+    }
+    let counts = tap.counts();
+    metrics
+        .characters_of(live.identity.client.as_str(), &facts.model)
+        .add(counts.forwarded);
+    if let Some(first_audio) = counts.first_audio {
+        metrics.first_audio.observe(first_audio);
+    }
+    metrics.silent_finals.add(counts.silent_finals);
+    metrics.sessions_ended.with([&*end.label()]).inc();
 }
 
 fn unix_ms(time: SystemTime) -> i64 {

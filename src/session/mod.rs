@@ -130,7 +130,7 @@ where
         let timing = self.terms.timing.clone();
         let live = Arc::clone(registration.live());
         let now = Instant::now();
-        let client_reader = Reader::whole(Side::Client, self.terms.limits.max_message_bytes);
+        let client_reader = Reader::whole(Side::Client, self.terms.limits.max_message_bytes as u64);
         let upstream_reader = Reader::new(
             Side::Upstream,
             self.terms.max_upstream_message_bytes,
@@ -143,6 +143,9 @@ where
             OutputFormat::parse(&facts.format),
             facts.logs_text,
         );
+        let _live_gauges = metrics.enter_session(live.identity.client.as_str());
+        metrics.sessions_started.with([live.endpoint.as_str()]).inc();
+        metrics.upstream_connect.observe(facts.connect_time);
         let mut relay = Relay::new(
             Leg::new(self.client, Side::Client, client_reader, timing.ping_interval, now),
             Leg::new(self.upstream, Side::Upstream, upstream_reader, timing.ping_interval, now),

@@ -22,7 +22,7 @@ use super::{Live, SessionEnd, Timing};
 use crate::frame::{Close, Opcode};
 use crate::ids::Side;
 use crate::protocol::{Dialect, Problem, Secrets};
-use crate::quota::{Admission, Limits, Reserved};
+use crate::quota::{Admission, Limits, Reserving};
 
 mod down;
 mod up;
@@ -75,7 +75,7 @@ struct Waiting {
     /// The frame to be written once they are.
     frame: Vec<u8>,
     characters: u64,
-    reserving: Pin<Box<dyn Future<Output = Reserved> + Send>>,
+    reserving: Reserving,
 }
 
 impl<C, U> Relay<C, U>
@@ -147,7 +147,7 @@ where
         let per_second = limits.max_messages_per_second;
         self.messages.set_rate(per_second);
         self.frames.set_rate(per_second.saturating_mul(FRAMES_PER_MESSAGE));
-        self.client.reader.set_max_message_bytes(limits.max_message_bytes);
+        self.client.reader.set_max_message_bytes(limits.max_message_bytes as u64);
         self.terms.inactivity = self.terms.inactivity.min(limits.max_inactivity_timeout);
         self.session_deadline =
             self.session_deadline.min(self.tap.started() + limits.max_session_duration);

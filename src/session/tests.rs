@@ -12,7 +12,8 @@ use crate::auth::Directory;
 use crate::frame::{Close, Opcode, Step, apply_mask, write_close, write_frame};
 use crate::ids::SessionId;
 use crate::protocol::{Dialect, Endpoint, Problem, Secrets};
-use crate::quota::Limits;
+use crate::quota::{AdmissionRequest, Limits, PlanConfig, Quota, Rates, RatesConfig};
+use crate::usage;
 
 /// How much a peer's socket takes before it has to be read.
 const SOCKET_BYTES: usize = 64 * 1024;
@@ -124,6 +125,12 @@ struct Stage {
     done: JoinHandle<()>,
 }
 
+async fn quota() -> Quota {
+    let config = usage::Config { store: usage::StoreUrl::Memory, ..usage::Config::default() };
+    let books = usage::open(&config, usage::WallClock::system(), Arc::default()).await.unwrap();
+    Quota::new(books, Rates::new(&RatesConfig::default()).unwrap())
+}
+
 async fn stage() -> Stage {
     stage_with(|_, _| {}).await
 }
@@ -135,7 +142,7 @@ async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
         .identify(None, IpAddr::V4(Ipv4Addr::LOCALHOST), SystemTime::now())
         .await
         .unwrap();
-    let mut limits = Limits::default();
+    let mut limits = Limits::new("default", &PlanConfig::default()).unwrap();
     let mut terms = Terms {
         dialect: Dialect::Single,
         limits: Arc::new(limits.clone()),
@@ -143,12 +150,23 @@ async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
         inactivity: Duration::from_secs(20),
         expiry: None,
         max_upstream_message_bytes: 1 << 25,
-        secrets: Arc::new(Secrets::default()),
+        secrets: Arc::new(Secrets::new([])),
     };
     change(&mut terms, &mut limits);
     terms.limits = Arc::new(limits);
     let id = SessionId::random();
-    let admission = crate::quota::admit_for_tests(id, Arc::clone(&terms.limits)).await;
+    let request = AdmissionRequest {
+        client: identity.client.clone(),
+        limits: Arc::clone(&terms.limits),
+        session: id,
+        voice: None,
+        model: String::new(),
+        format: String::new(),
+        endpoint: "stream-input",
+        cap: None,
+        streaming: true,
+    };
+    let admission = quota().await.admit(request).await.unwrap();
     let registry = Arc::new(Registry::default());
     let registration = registry.enter(id, identity, Endpoint::StreamInput, "voice".to_owned());
     let live = Arc::clone(registration.live());

@@ -40,6 +40,8 @@ pub(super) struct FrameClock {
     rate: u64,
     /// Samples of the first frames that lie before the audio.
     pre_skip: u64,
+    /// Samples that a decoder plays a frame later than its place in the stream says.
+    delay: u64,
     n_frames: u64,
     /// All that was pushed, in hops.
     hops: u64,
@@ -48,11 +50,12 @@ pub(super) struct FrameClock {
 }
 
 impl FrameClock {
-    pub(super) fn new(samples: u64, rate: u64, pre_skip: u64) -> Self {
+    pub(super) fn new(samples: u64, rate: u64, pre_skip: u64, delay: u64) -> Self {
         Self {
             samples,
             rate,
             pre_skip,
+            delay,
             n_frames: 0,
             hops: 0,
             tones: VecDeque::new(),
@@ -64,14 +67,14 @@ impl FrameClock {
         self.tones.push_back((self.hops, span.tone));
     }
 
-    /// The next frame if it lies within what was pushed.
+    /// The next frame if it will be heard within what was pushed.
     pub(super) fn next_whole(&mut self) -> Option<Option<u8>> {
-        self.next_if_reaching(2)
+        self.next_if_reaching(2 * (self.samples + self.delay))
     }
 
     /// The next frame if at least half of it lies within what was pushed.
     pub(super) fn next_nearest(&mut self) -> Option<Option<u8>> {
-        self.next_if_reaching(1)
+        self.next_if_reaching(self.samples)
     }
 
     /// The next frame if any of it lies within what was pushed.
@@ -80,8 +83,8 @@ impl FrameClock {
         (starts < self.end() && self.hops > 0).then(|| self.next())
     }
 
-    fn next_if_reaching(&mut self, halves: u64) -> Option<Option<u8>> {
-        let reached = 2 * self.n_frames * self.samples + halves * self.samples;
+    fn next_if_reaching(&mut self, half_samples: u64) -> Option<Option<u8>> {
+        let reached = 2 * self.n_frames * self.samples + half_samples;
         (reached <= self.end() && self.hops > 0).then(|| self.next())
     }
 
@@ -93,7 +96,7 @@ impl FrameClock {
     fn next(&mut self) -> Option<u8> {
         let middle = (2 * self.n_frames + 1) * self.samples;
         self.n_frames += 1;
-        let audio = middle.saturating_sub(2 * self.pre_skip);
+        let audio = (middle + 2 * self.delay).saturating_sub(2 * self.pre_skip);
         while let Some((end, tone)) = self.tones.front() {
             if audio * HOP_RATE < 2 * end * HOP_SAMPLES * self.rate {
                 return *tone;

@@ -47,8 +47,8 @@ pub const FORMATS: [(&str, &str, u32, f64); 22] = [
 pub async fn check_all(authority: &str, api_key: &str) {
     for (name, codec, rate, frame) in FORMATS {
         let (audio, seconds) = speak(authority, api_key, name).await;
-        let (is_raw, samples) = decode(name, codec, rate, &audio);
-        if !is_raw {
+        let samples = decode(name, codec, rate, &audio);
+        if is_named(codec) {
             probe(name, codec, rate, &audio);
         }
         let decoded = samples.len() as f64 / f64::from(rate);
@@ -109,12 +109,19 @@ async fn speak(authority: &str, api_key: &str, format: &str) -> (Vec<u8>, f64) {
     (audio, milliseconds as f64 / 1000.0)
 }
 
-/// 16-bit samples as ffmpeg decodes them, and whether the format has no container that names it.
-fn decode(name: &str, codec: &str, rate: u32, audio: &[u8]) -> (bool, Vec<i16>) {
-    let is_raw = !matches!(codec, "mp3" | "opus");
+/// Whether the bytes themselves say what they are.
+fn is_named(codec: &str) -> bool {
+    matches!(codec, "mp3" | "opus")
+}
+
+/// 16-bit samples as ffmpeg decodes them.
+///
+/// # Panics
+/// When ffmpeg is not there, or complains.
+pub fn decode(name: &str, codec: &str, rate: u32, audio: &[u8]) -> Vec<i16> {
     let rate = rate.to_string();
     let mut input: Vec<&str> = Vec::new();
-    if is_raw {
+    if !is_named(codec) {
         input.extend(["-f", codec, "-ar", &rate, "-ac", "1"]);
     }
     let file = file_with(audio);
@@ -125,10 +132,7 @@ fn decode(name: &str, codec: &str, rate: u32, audio: &[u8]) -> (bool, Vec<i16>) 
     input.extend(["-i", path, "-f", "s16le", "-"]);
     let bytes = run(name, "ffmpeg", &input);
     let (pairs, _) = bytes.as_chunks::<2>();
-    (
-        is_raw,
-        pairs.iter().map(|pair| i16::from_le_bytes(*pair)).collect(),
-    )
+    pairs.iter().map(|pair| i16::from_le_bytes(*pair)).collect()
 }
 
 fn probe(name: &str, codec: &str, rate: u32, audio: &[u8]) {

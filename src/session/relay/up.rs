@@ -198,14 +198,15 @@ where
         let mut rewritten = message.has_credentials.then(|| without_credentials(payload));
         if self.terms.dialect.is_dialogue() {
             let limits = &self.terms.limits;
-            let allowed = !message.has_unreadable_voices
-                && message.voice_ids().all(|voice| limits.allows_voice(voice));
+            // What cannot be read is upstream's to judge, unless there is a list to hold it against.
+            let allowed = !(message.has_unreadable_voices && limits.restricts_voices())
+                && message.voice_ids().all(|voice| limits.resolve_named(voice).is_ok());
             if !allowed {
                 return Err(SessionEnd::Refused(Problem::voice_not_allowed()));
             }
             let with_voices = with_voices_rewritten(
                 rewritten.as_deref().unwrap_or(payload),
-                |voice: &str| limits.voice_alias(voice),
+                |voice: &str| limits.resolve_named(voice).ok().flatten(),
             );
             rewritten = with_voices.or(rewritten);
         }
