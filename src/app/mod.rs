@@ -1,1 +1,5 @@
-//! app
+//! Wires the parts together and runs them.
+
+pub mod banner;
+pub mod cli;
+mod health;

@@ -192,7 +192,6 @@ impl Metrics {
     }
 
     /// Counts a session as live until both guards are dropped.
-    #[must_use]
     pub fn enter_session(&self, client: &str) -> [GaugeGuard; 2] {
         let of_client = self.client_sessions_live.with([self.clients.bound(client)]);
         [self.sessions_live.enter(), of_client.enter()]

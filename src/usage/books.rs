@@ -342,6 +342,11 @@ impl Books {
         let _ = self.call(Operation::Heartbeat, || self.store.close()).await;
     }
 
+    #[cfg(test)]
+    pub(crate) fn store_for_tests(&self) -> &dyn Store {
+        &*self.store
+    }
+
     async fn report<T>(&self, answer: Boxed<'_, T>) -> Result<T, Unavailable> {
         match timeout(REPORT_DEADLINE, answer).await {
             Ok(Ok(answer)) => Ok(answer),

@@ -1,0 +1,207 @@
+//! The commands: what they are called, and those that need no running relay.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use secrecy::ExposeSecret;
+
+use super::health;
+use crate::auth::NewToken;
+use crate::config::{Settings, Sources};
+use crate::ids::ClientId;
+
+/// Stands where ElevenLabs' text-to-speech API stood: holds the key, enforces quotas, forwards.
+#[derive(Debug, Parser)]
+#[command(name = "xi-relay", version, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// Settings that lie over the defaults; the environment lies over both
+    #[arg(long, global = true, value_name = "FILE", env = "XI_RELAY_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay; this is what happens without a command
+    Serve,
+    /// Run the offline ElevenLabs alone, at server.bind
+    Sandbox,
+    /// Check the settings and print them with secrets hidden
+    Check,
+    /// Make tokens for clients
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Exit with 0 when the running relay is ready, else with 1
+    Health,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Print a new token once, and the lines that let its client in
+    New {
+        /// The client's name in logs, metrics and the ledger
+        #[arg(value_parser = ClientId::parse)]
+        client: ClientId,
+        /// The plan whose limits apply
+        #[arg(long, default_value = "default")]
+        plan: String,
+    },
+}
+
+/// What is left to do.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing.
+    Done,
+    /// Nothing, and the answer was no.
+    Unhealthy,
+    /// Run the relay; `Sources` gives the settings anew on SIGHUP.
+    Serve(Box<Settings>, Sources),
+    /// Run the sandbox.
+    Sandbox(Box<Settings>),
+}
+
+/// Carries out a command, or loads the settings for one that runs. Results go to `out`, remarks to
+/// `remarks`.
+///
+/// # Errors
+/// One line that names the cause and the cure.
+pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<Outcome> {
+    let sources = || Sources::from_process(arguments.config.clone());
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            let sources = sources()?;
+            Ok(Outcome::Serve(Box::new(Settings::load(&sources)?), sources))
+        }
+        Command::Sandbox => Ok(Outcome::Sandbox(Box::new(Settings::load(&sources()?)?))),
+        Command::Check => check(&sources()?, out, remarks).map(|()| Outcome::Done),
+        Command::Token(TokenCommand::New { client, plan }) => {
+            new_token(&client, &plan, out).context("cannot print the token")?;
+            Ok(Outcome::Done)
+        }
+        Command::Health => {
+            let settings = Settings::load(&sources()?)?;
+            let operator = settings.operator.bind.from_here();
+            match health::ask(operator, health::LIMIT) {
+                Ok(()) => Ok(Outcome::Done),
+                Err(error) => {
+                    writeln!(remarks, "xi-relay: not ready: {error:#}")?;
+                    Ok(Outcome::Unhealthy)
+                }
+            }
+        }
+    }
+}
+
+fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<()> {
+    let settings = Settings::load(sources)?;
+    out.write_all(Settings::show(sources)?.as_bytes())?;
+    let key = match settings.api_key {
+        Some(_) => "# ELEVENLABS_API_KEY is set",
+        None => "# ELEVENLABS_API_KEY is not set",
+    };
+    writeln!(out, "\n{key}")?;
+    for warning in &settings.warnings {
+        writeln!(remarks, "xi-relay: warning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn new_token(client: &ClientId, plan: &str, out: &mut dyn Write) -> std::io::Result<()> {
+    let new = NewToken::for_client();
+    writeln!(out, "{}", new.token.expose_secret())?;
+    writeln!(
+        out,
+        "\nThis token is shown only now. Give it to {client} in place of its ElevenLabs"
+    )?;
+    writeln!(
+        out,
+        "key, and add these lines to the configuration, which keep nothing but its hash:\n"
+    )?;
+    write!(out, "{}", new.configuration_rows(client, plan))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test is the point")]
+
+    use super::*;
+
+    fn arguments(line: &str) -> Arguments {
+        Arguments::try_parse_from(line.split(' ')).unwrap()
+    }
+
+    #[test]
+    fn options_work_before_and_after_the_command() {
+        for line in [
+            "xi-relay --config a.toml check",
+            "xi-relay check --config a.toml",
+        ] {
+            let parsed = arguments(line);
+            assert_eq!(parsed.config, Some("a.toml".into()));
+            assert!(matches!(parsed.command, Some(Command::Check)));
+        }
+        assert!(arguments("xi-relay --config a.toml").command.is_none());
+        for wrong in ["xi-relay serv", "xi-relay token new", "xi-relay --listen x"] {
+            assert!(
+                Arguments::try_parse_from(wrong.split(' ')).is_err(),
+                "{wrong}"
+            );
+        }
+        assert!(Arguments::try_parse_from(["xi-relay", "token", "new", "a b"]).is_err());
+    }
+
+    #[test]
+    fn a_new_token_comes_with_the_lines_that_let_its_client_in() {
+        let (mut out, mut remarks) = (Vec::new(), Vec::new());
+        let parsed = arguments("xi-relay token new web --plan gold");
+        assert!(matches!(
+            run(parsed, &mut out, &mut remarks).unwrap(),
+            Outcome::Done
+        ));
+        let text = String::from_utf8(out).unwrap();
+        let (token, rest) = text.split_once('\n').unwrap();
+        assert!(
+            token
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        );
+        let (_, rows) = rest.split_at(rest.find("[[clients]]").unwrap());
+        let rows: toml::Table = rows.parse().unwrap();
+        let row = &rows["clients"][0];
+        let hash = crate::auth::TokenHash::of(&token.to_owned().into()).to_string();
+        assert_eq!(row["token_sha256"].as_str(), Some(hash.as_str()));
+        assert_eq!(row["id"].as_str(), Some("web"));
+        assert_eq!(row["plan"].as_str(), Some("gold"));
+    }
+
+    #[test]
+    fn check_prints_what_is_in_effect_or_the_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("relay.toml");
+        std::fs::write(&file, "[log]\ntext = \"full\"\n").unwrap();
+        let sources = Sources {
+            file: Some(file.clone()),
+            variables: Vec::new(),
+        };
+        let (mut out, mut remarks) = (Vec::new(), Vec::new());
+        check(&sources, &mut out, &mut remarks).unwrap();
+        assert!(
+            String::from_utf8(out)
+                .unwrap()
+                .contains("text = \"full\" # ")
+        );
+        assert!(
+            String::from_utf8(remarks)
+                .unwrap()
+                .contains("warning: log.text")
+        );
+
+        std::fs::write(&file, "[log]\ntexts = \"full\"\n").unwrap();
+        let error = check(&sources, &mut Vec::new(), &mut Vec::new()).unwrap_err();
+        assert!(format!("{error:#}").contains("did you mean `log.text`?"));
+    }
+}

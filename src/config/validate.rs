@@ -1,0 +1,99 @@
+//! What no module can see in its own table: settings that are wrong or dangerous together, and
+//! times that would stop everything.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Error, Settings, Tls};
+use crate::{auth, log};
+
+/// Refuses what cannot work or would lend the key to strangers; what is merely odd becomes a
+/// warning.
+pub(super) fn validate(settings: &mut Settings) -> Result<(), Error> {
+    durations(settings)?;
+    log::check(&settings.log).map_err(|error| Error::overall(error.to_string()))?;
+    listeners(settings)?;
+    clients(settings)?;
+    warn(settings);
+    Ok(())
+}
+
+fn durations(settings: &Settings) -> Result<(), Error> {
+    let timing = &settings.timing;
+    let rows = [
+        ("server.header_timeout", settings.http.header_timeout),
+        ("server.credential_timeout", timing.credential_timeout),
+        ("server.ping_interval", timing.ping_interval),
+        ("server.write_timeout", timing.write_timeout),
+        ("server.close_timeout", timing.close_timeout),
+        (
+            "upstream.connect_timeout",
+            settings.upstream.connect_timeout,
+        ),
+        ("upstream.warm.max_age", settings.upstream.warm.max_age),
+    ];
+    match rows
+        .iter()
+        .find(|(_, value)| *value < Duration::from_millis(1))
+    {
+        Some((key, _)) => Err(Error::overall(format!(
+            "`{key}` must be longer than nothing"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn listeners(settings: &Settings) -> Result<(), Error> {
+    let (server, operator) = (settings.server.bind, settings.operator.bind);
+    if server == operator && server.0.port() != 0 {
+        let message = "are the same address: give each a port of its own";
+        return Err(Error::overall(format!(
+            "`server.bind` and `operator.bind` {message}"
+        )));
+    }
+    if !settings.auth.is_open(&settings.clients) {
+        return Ok(());
+    }
+    let exposed = [("server.bind", server), ("operator.bind", operator)];
+    match exposed.into_iter().find(|(_, bind)| !bind.is_loopback()) {
+        Some((key, bind)) => Err(Error::overall(format!(
+            "`{key}` is {bind}, which others can reach, while no clients are configured, so that \
+             anybody could speak: run `xi-relay token new NAME` and add what it prints, or bind \
+             to 127.0.0.1"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn clients(settings: &Settings) -> Result<(), Error> {
+    let plans: BTreeSet<Arc<str>> = settings
+        .plans
+        .keys()
+        .map(|name| name.as_str().into())
+        .collect();
+    let tokens = Arc::new(auth::MemoryTokens::default());
+    auth::Directory::new(&settings.auth, &settings.clients, &plans, tokens)
+        .map(drop)
+        .map_err(|error| Error::overall(error.to_string()))
+}
+
+fn warn(settings: &mut Settings) {
+    let warnings = &mut settings.warnings;
+    if !settings.operator.bind.is_loopback() {
+        warnings.push(format!(
+            "operator.bind is {}: whoever can connect there may read /sessions and end them",
+            settings.operator.bind
+        ));
+    }
+    if !settings.server.bind.is_loopback() && settings.server.tls == Tls::Off {
+        warnings.push(format!(
+            "server.bind is {} without TLS: tokens travel in the clear unless something in front \
+             of the relay speaks TLS",
+            settings.server.bind
+        ));
+    }
+    if settings.log.text == log::Text::Full {
+        warnings.push("log.text is \"full\": everything that is spoken stands in the log".into());
+    }
+}
