@@ -1,5 +1,7 @@
 //! Upstream's HTTP answers, made fit to be the relay's own.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::header::{self, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName};
@@ -12,6 +14,8 @@ use crate::upstream::HttpAnswer;
 
 /// How much of an error's body is passed on.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// How long it may take to come.
+const ERROR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Headers that speak of one connection only (RFC 9110 section 7.6.1) or of upstream's host, which
 /// the relay is not. Everything else is passed on, the counts of the account's requests among them:
@@ -73,8 +77,9 @@ pub(super) async fn error_response(
 ) -> (Response, Problem) {
     let status = answer.status;
     let mut headers = passed_headers(&answer.headers, &gateway.parts.secrets);
-    let (body, _) = answer.read(MAX_ERROR_BYTES).await;
-    let problem = super::socket::upstream_problem(gateway, status.as_u16(), &body);
+    let body = tokio::time::timeout(ERROR_PATIENCE, answer.read(MAX_ERROR_BYTES)).await;
+    let (body, _) = body.unwrap_or_default();
+    let problem = Problem::from_upstream(status.as_u16(), &body, &gateway.parts.secrets);
     if is_about_the_relay(&problem) {
         return (response(&problem, request), problem);
     }

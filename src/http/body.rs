@@ -17,7 +17,7 @@ pub(super) async fn read(
     max_bytes: usize,
     timeout: Duration,
 ) -> Result<Bytes, Problem> {
-    let announced = http_body::Body::size_hint(&body).lower();
+    let announced = hyper::body::Body::size_hint(&body).lower();
     if announced > max_bytes as u64 {
         return Err(Problem::message_too_big(max_bytes as u64));
     }

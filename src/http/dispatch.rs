@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::gateway::{Ask, Gateway};
 use super::refusal::response;
-use super::socket;
+use super::{account, lookup, socket, synthesis, tokens};
 use crate::ids::SessionId;
-use crate::protocol::{Problem, Query, route_of_path};
+use crate::protocol::{Endpoint, Problem, Query, route_of_path};
 
 /// The address a connection came from; the listener puts it into each request's extensions.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
 async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let started = Instant::now();
     let id = SessionId::random();
-    let (head, _body) = request.into_parts();
+    let (head, body) = request.into_parts();
     let Some(route) = route_of_path(&gateway.parts.config.path_prefix, head.uri.path()) else {
         return response(&Problem::not_found(), id);
     };
@@ -57,5 +57,16 @@ async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Resp
     if route.endpoint.is_socket() {
         return socket::answer(gateway, ask, route.token, head).await;
     }
-    response(&Problem::not_found(), id)
+    if route.endpoint.is_synthesis() {
+        return synthesis::answer(gateway, ask, route.token, head, body).await;
+    }
+    let (headers, token) = (&head.headers, route.token);
+    let answered = match route.endpoint {
+        Endpoint::SingleUseToken => tokens::mint(&gateway, &ask, headers, token, body).await,
+        Endpoint::Subscription | Endpoint::User => {
+            account::answer(&gateway, &ask, headers, token).await
+        }
+        _ => lookup::answer(&gateway, &ask, headers, token).await,
+    };
+    answered.unwrap_or_else(|problem| response(&problem, id))
 }

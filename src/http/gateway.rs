@@ -19,6 +19,9 @@ use crate::quota::{Limits, Quota};
 use crate::session::{Registry, Timing};
 use crate::upstream::Upstream;
 
+/// How many of upstream's lists are held in memory at once; they may be long.
+const MAX_LOOKUPS: usize = 8;
+
 /// The limits of each plan by its name.
 pub type Plans = HashMap<Arc<str>, Arc<Limits>>;
 
@@ -55,6 +58,8 @@ pub struct Gateway {
     pub(super) parts: Parts,
     pub(super) plans: ArcSwap<Plans>,
     pub(super) unauthenticated: Arc<Semaphore>,
+    /// One permit for each of upstream's lists that may be held in memory.
+    pub(super) lookups: Semaphore,
     sockets: AtomicUsize,
     draining: AtomicBool,
 }
@@ -80,6 +85,7 @@ impl Gateway {
         Arc::new(Self {
             plans: ArcSwap::from_pointee(parts.plans.clone()),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
+            lookups: Semaphore::new(MAX_LOOKUPS),
             sockets: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             parts,

@@ -29,7 +29,7 @@ pub(super) async fn answer(
     };
     let request = HttpRequest {
         method: Method::GET,
-        path_and_query: synthesis::path_and_query(ask, &ask.query),
+        path_and_query: synthesis::path_and_query(ask.endpoint, None, &ask.query),
         accept: None,
         body: None,
     };
@@ -75,11 +75,15 @@ fn shown(endpoint: Endpoint, limits: &Limits, body: Vec<u8>) -> Option<Vec<u8>> 
     match endpoint {
         Endpoint::Models => with_models_shown(&body, |model| limits.allows_model(model)),
         _ => with_voices_shown(&body, |voice| {
-            let mut aliases = limits.aliases_of(voice).peekable();
-            match aliases.peek() {
-                Some(_) => Shown::Under(aliases.collect()),
-                None if limits.allows_voice(voice) => Shown::AsIs,
-                None => Shown::Under(Vec::new()),
+            let aliases: Vec<&str> = limits
+                .voice_aliases()
+                .filter(|(_, real)| real.as_str() == voice)
+                .map(|(alias, _)| alias.as_str())
+                .collect();
+            match limits.resolve_named(voice) {
+                Ok(None) if aliases.is_empty() => Shown::AsIs,
+                // A voice that is an alias's name is not what a client gets by that name.
+                _ => Shown::Under(aliases),
             }
         }),
     }

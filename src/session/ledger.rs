@@ -92,7 +92,7 @@ pub(crate) fn summarize(
 }
 
 /// Hands the session's counts to the metrics.
-pub(super) fn report(
+pub(crate) fn report(
     metrics: &Metrics,
     live: &Live,
     tap: &mut Tap,

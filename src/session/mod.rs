@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 pub use end::{Farewell, SessionEnd};
-pub(crate) use ledger::{settle, summarize};
+pub(crate) use ledger::{report, settle, summarize};
 pub use opening::{Opening, without_credential};
 pub use registry::{Live, Registration, Registry, SessionRow};
 pub use relay::Terms;
