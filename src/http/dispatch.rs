@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::address::remote_address;
 use super::gateway::{Ask, Gateway};
 use super::refusal::response;
-use super::socket;
+use super::{account, lookup, socket, synthesis, tokens};
 use crate::ids::SessionId;
-use crate::protocol::{Problem, Query, route_of_path};
+use crate::protocol::{Endpoint, Problem, Query, route_of_path};
 
 /// The address a connection came from; the listener puts it into each request's extensions.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
 async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let started = Instant::now();
     let id = SessionId::random();
-    let (head, _body) = request.into_parts();
+    let (head, body) = request.into_parts();
     let parts = &gateway.parts;
     let Some(&Remote(peer)) = head.extensions.get::<Remote>() else {
         return response(&Problem::system_busy(), id);
@@ -68,5 +68,16 @@ async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Resp
     if route.endpoint.is_socket() {
         return socket::answer(gateway, ask, route.token, head).await;
     }
-    response(&Problem::not_found(), id)
+    if route.endpoint.is_synthesis() {
+        return synthesis::answer(gateway, ask, route.token, head, body).await;
+    }
+    let (headers, token) = (&head.headers, route.token);
+    let answered = match route.endpoint {
+        Endpoint::SingleUseToken => tokens::mint(&gateway, &ask, headers, token, body).await,
+        Endpoint::Subscription | Endpoint::User => {
+            account::answer(&gateway, &ask, headers, token).await
+        }
+        _ => lookup::answer(&gateway, &ask, headers, token).await,
+    };
+    answered.unwrap_or_else(|problem| response(&problem, id))
 }

@@ -20,6 +20,9 @@ use crate::quota::{Limits, Quota};
 use crate::session::{Registry, Timing};
 use crate::upstream::Upstream;
 
+/// How many of upstream's lists are held in memory at once; they may be long.
+const MAX_LOOKUPS: usize = 8;
+
 /// The limits of each plan by its name.
 pub type Plans = HashMap<Arc<str>, Arc<Limits>>;
 
@@ -60,6 +63,8 @@ pub struct Gateway {
     secrets: ArcSwap<Secrets>,
     pub(super) unauthenticated: Arc<Semaphore>,
     pub(super) connections: ConnectionBuckets,
+    /// One permit for each of upstream's lists that may be held in memory.
+    pub(super) lookups: Semaphore,
     sockets: AtomicUsize,
     sockets_closed: Notify,
     draining: AtomicBool,
@@ -92,6 +97,7 @@ impl Gateway {
                 std::time::Instant::now(),
             ),
             secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
+            lookups: Semaphore::new(MAX_LOOKUPS),
             sockets: AtomicUsize::new(0),
             sockets_closed: Notify::new(),
             draining: AtomicBool::new(false),

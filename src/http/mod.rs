@@ -1,16 +1,25 @@
 //! The clients' side and the operator's: who may come in, what their requests ask for, and what they
 //! are answered. Leaves the frames to `session`.
 
+mod account;
 mod address;
+mod answer;
+mod body;
 mod client_stream;
+mod cors;
 mod dispatch;
+mod exchange;
 mod gateway;
+mod identify;
 mod listener;
+mod lookup;
 mod operator;
 mod origin;
 mod refusal;
 mod socket;
+mod synthesis;
 mod tls;
+mod tokens;
 mod upgrade;
 
 use std::num::NonZeroU32;
@@ -48,6 +57,11 @@ pub struct Config {
     pub max_unauthenticated_message_bytes: u64,
     /// How many sockets may wait for a credential at once.
     pub max_unauthenticated_sockets: usize,
+    /// The longest body of an HTTP request, in bytes.
+    pub max_body_bytes: usize,
+    /// How long a client may take to send one.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
 }
 
 impl Default for Config {
@@ -62,6 +76,8 @@ impl Default for Config {
             header_timeout: Duration::from_secs(5),
             max_unauthenticated_message_bytes: 16 * 1024,
             max_unauthenticated_sockets: 1000,
+            max_body_bytes: 1024 * 1024,
+            body_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -174,7 +174,7 @@ async fn first_credential(
     message.credential.ok_or_else(without_credential)
 }
 
-async fn identify(
+pub(super) async fn identify(
     gateway: &Gateway,
     ask: &Ask,
     credential: Option<&Credential>,
@@ -275,6 +275,7 @@ async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<R
         admit_time,
         connect_time: connected.took,
         logs_text: gateway.parts.logs_text,
+        status: None,
     };
     Ok(Ready { connected, terms, admission, registration, facts })
 }
