@@ -268,6 +268,12 @@ impl Serialize for Day {
     }
 }
 
+impl<'de> Deserialize<'de> for Day {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// What usage rows are kept apart by; the client always is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -284,6 +290,35 @@ impl Default for GroupBy {
             model: true,
             voice: true,
         }
+    }
+}
+
+/// A text that does not say what to keep apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give client, day, model and voice, or some of them, separated by commas")]
+pub struct InvalidGroupBy;
+
+impl FromStr for GroupBy {
+    type Err = InvalidGroupBy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidGroupBy> {
+        let mut by = Self { day: false, model: false, voice: false };
+        for name in text.split(',').map(str::trim) {
+            match name {
+                "client" => {}
+                "day" => by.day = true,
+                "model" => by.model = true,
+                "voice" => by.voice = true,
+                _ => return Err(InvalidGroupBy),
+            }
+        }
+        Ok(by)
+    }
+}
+
+impl<'de> Deserialize<'de> for GroupBy {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
