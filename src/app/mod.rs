@@ -3,3 +3,10 @@
 pub mod banner;
 pub mod cli;
 mod health;
+mod relay;
+mod signals;
+mod single_use;
+mod sources;
+mod usage;
+
+pub use relay::{run_relay, run_sandbox};

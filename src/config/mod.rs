@@ -22,7 +22,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 pub use self::error::Error;
-pub use self::listen::{Bind, Operator, Server, Tls};
+pub use self::listen::{Bind, Operator, Server};
 
 use self::reader::Reader;
 use self::tree::Table;

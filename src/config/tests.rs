@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::*;
+use crate::http::TlsMode;
 use crate::quota::Rates;
 
 const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -153,7 +154,7 @@ fn variables_hold_whatever_their_setting_wants() {
     assert_eq!(settings.http.path_prefix, "007");
     assert_eq!(
         settings.server.tls,
-        Tls::Files {
+        TlsMode::Files {
             cert: "c.pem".into(),
             key: "k.pem".into()
         }

@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION};
 
 use crate::ids::SessionId;
-use crate::protocol::Problem;
+use crate::protocol::{InvalidMessage, Problem};
 
 /// The name of the header that carries the relay's own id of a request.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -24,6 +24,28 @@ pub(super) fn response(problem: &Problem, request: SessionId) -> Response {
     if problem.status == 426 {
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
+    response
+}
+
+/// What upstream answers to a body that does not fit its schema (ElevenLabs API reference,
+/// "Errors"): 422 and a list. What upstream would take and the relay does not is a plain refusal.
+pub(super) fn invalid_body(invalid: InvalidMessage, request: SessionId) -> Response {
+    let (kind, place) = match invalid {
+        InvalidMessage::NotUtf8 | InvalidMessage::NotJson => ("json_invalid", None),
+        InvalidMessage::NotAnObject => ("model_attributes_type", None),
+        InvalidMessage::Text => ("string_type", Some("text")),
+        InvalidMessage::Inputs => ("list_type", Some("inputs")),
+        InvalidMessage::KeyTwice | InvalidMessage::TooDeep => {
+            return response(&Problem::from(invalid), request);
+        }
+    };
+    let place: Vec<&str> = ["body"].into_iter().chain(place).collect();
+    let body = serde_json::json!({ "detail": [
+        { "type": kind, "loc": place, "msg": invalid.to_string(), "input": null }
+    ]});
+    let mut response = response(&Problem::from(invalid), request);
+    *response.status_mut() = http::StatusCode::UNPROCESSABLE_ENTITY;
+    *response.body_mut() = Body::from(body.to_string());
     response
 }
 

@@ -15,7 +15,7 @@ use crate::usage::LedgerRow;
 const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Writes the session's row, gives back what was reserved and not spent, and frees its slot.
-pub(super) async fn settle(
+pub(crate) async fn settle(
     live: &Arc<Live>,
     admission: Admission,
     counts: &Counts,
@@ -43,7 +43,7 @@ pub(super) async fn settle(
         bytes_down: counts.bytes_down,
         first_audio_ms: counts.first_audio.map(millis),
         ending: end.label().into_owned(),
-        close_code: end.client_code(),
+        close_code: facts.status.unwrap_or_else(|| end.client_code()),
         trace_id: facts.trace_id.clone(),
     };
     // The store settles on its own what takes longer; the client need not wait for it.
@@ -51,7 +51,7 @@ pub(super) async fn settle(
 }
 
 /// The one line that tells what a session came to.
-pub(super) fn summarize(
+pub(crate) fn summarize(
     live: &Live,
     counts: &Counts,
     facts: &Facts,
@@ -85,14 +85,14 @@ pub(super) fn summarize(
         upstream_connect_ms = connect_ms,
         upstream_generation_ms = generation,
         ending = &*end.label(),
-        close_code = end.client_code(),
+        close_code = facts.status.unwrap_or_else(|| end.client_code()),
         trace_id = facts.trace_id,
         "session ended",
     );
 }
 
 /// Hands the session's counts to the metrics.
-pub(super) fn report(
+pub(crate) fn report(
     metrics: &Metrics,
     live: &Live,
     tap: &mut Tap,

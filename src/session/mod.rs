@@ -20,9 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 pub use end::{Farewell, SessionEnd};
+pub(crate) use ledger::{report, settle, summarize};
 pub use opening::{Opening, without_credential};
 pub use registry::{Live, Registration, Registry, SessionRow};
 pub use relay::Terms;
+pub(crate) use tap::Tap;
 
 use crate::frame::Reader;
 use crate::ids::Side;
@@ -31,7 +33,6 @@ use crate::protocol::OutputFormat;
 use crate::quota::Admission;
 use leg::Leg;
 use relay::Relay;
-use tap::Tap;
 
 /// The `[session]` table: deadlines that hold for every client.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -86,6 +87,8 @@ pub struct Facts {
     pub connect_time: Duration,
     /// Whether text stands in the log.
     pub logs_text: bool,
+    /// The status of an HTTP request's answer; none for a socket, which ends with a close code.
+    pub status: Option<u16>,
 }
 
 /// One end of a session: the bytes, and those that were read before they were handed over.

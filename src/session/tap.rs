@@ -19,7 +19,7 @@ const MAX_CONTEXTS: usize = 16;
 const MAX_LOGGED_BYTES: usize = 256;
 
 /// The counts and the log of one session.
-pub(super) struct Tap {
+pub(crate) struct Tap {
     session: String,
     client: Arc<str>,
     started: Instant,
@@ -32,7 +32,7 @@ pub(super) struct Tap {
 
 /// What a session has come to; the ledger's row and the metrics are made of it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     pub(super) messages_up: u64,
     pub(super) messages_down: u64,
     pub(super) bytes_up: u64,
@@ -62,7 +62,7 @@ struct Context {
 }
 
 impl Tap {
-    pub(super) fn new(
+    pub(crate) fn new(
         session: String,
         client: Arc<str>,
         started: Instant,
@@ -85,7 +85,7 @@ impl Tap {
         self.started
     }
 
-    pub(super) fn counts(&self) -> &Counts {
+    pub(crate) fn counts(&self) -> &Counts {
         &self.counts
     }
 
@@ -94,7 +94,7 @@ impl Tap {
     }
 
     /// Shows the counts to `/sessions`.
-    pub(super) fn publish(&self, live: &Live) {
+    pub(crate) fn publish(&self, live: &Live) {
         let counts = &self.counts;
         live.characters.store(counts.forwarded, Ordering::Relaxed);
         live.messages_up.store(counts.messages_up, Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Tap {
         live.bytes_down.store(counts.bytes_down, Ordering::Relaxed);
     }
 
-    pub(super) fn on_client_message(
+    pub(crate) fn on_client_message(
         &mut self,
         message: &ClientMessage<'_>,
         kind: ClientKind,
@@ -130,17 +130,17 @@ impl Tap {
             bytes,
             chars = message.characters,
             since_start_ms = millis(now - self.started),
-            text_logged = text.as_deref(),
+            text = text.as_deref(),
         );
     }
 
     /// Characters that went up.
-    pub(super) fn forwarded(&mut self, characters: u64) {
+    pub(crate) fn forwarded(&mut self, characters: u64) {
         self.counts.forwarded += characters;
     }
 
     /// Characters that did not.
-    pub(super) fn refused(&mut self, characters: u64) {
+    pub(crate) fn refused(&mut self, characters: u64) {
         self.counts.refused += characters;
     }
 
@@ -159,6 +159,40 @@ impl Tap {
             message.audio_bytes = bytes / 4 * 3;
         }
         self.on_seen(&message, bytes, now);
+    }
+
+    /// Counts a piece of an HTTP answer, of which `audio_bytes` are audio. Its line in the log is
+    /// that of the whole answer.
+    pub(crate) fn on_answer_piece(&mut self, bytes: u64, audio_bytes: u64, now: Instant) {
+        self.counts.messages_down = 1;
+        self.counts.bytes_down += bytes;
+        if audio_bytes > 0 {
+            self.counts.audio_bytes += audio_bytes;
+            self.counts.first_audio.get_or_insert(now - self.started);
+            self.counts.audio_ms =
+                self.format.map_or(0, |format| format.audio_ms(self.counts.audio_bytes));
+        }
+    }
+
+    /// Logs an HTTP answer, as far as it has come.
+    pub(crate) fn on_answer_end(&mut self, status: u16, now: Instant) {
+        let Counts { bytes_down, audio_bytes, audio_ms, .. } = self.counts;
+        let kind = if (200..300).contains(&status) { ServerKind::Audio } else { ServerKind::Error };
+        self.counts.messages_down = 1;
+        self.count_kind(Side::Upstream, kind.as_str(), usize::try_from(bytes_down).unwrap_or(usize::MAX));
+        tracing::info!(
+            target: "xi_relay::message",
+            session = self.session,
+            client = &*self.client,
+            from = Side::Upstream.as_str(),
+            kind = kind.as_str(),
+            seq = self.counts.messages_down,
+            bytes = bytes_down,
+            audio_bytes = (audio_bytes > 0).then_some(audio_bytes),
+            audio_ms = (audio_bytes > 0).then_some(audio_ms),
+            status,
+            since_start_ms = millis(now - self.started),
+        );
     }
 
     fn on_seen(&mut self, message: &ServerMessage<'_>, bytes: u64, now: Instant) {

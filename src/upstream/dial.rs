@@ -100,7 +100,7 @@ where
 }
 
 /// The error with what caused it: connectors hide the cause behind a general first sentence.
-fn describe(error: &dyn Error) -> String {
+pub(super) fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

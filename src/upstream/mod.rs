@@ -4,6 +4,7 @@
 mod base_url;
 mod dial;
 mod handshake;
+mod http;
 mod pool;
 mod stream;
 mod tls;
@@ -20,11 +21,13 @@ use serde::Deserialize;
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use dial::DialError;
 pub use handshake::{Handshake, HandshakeError, Refusal};
+pub use http::{HttpAnswer, HttpError, HttpRequest};
 pub use pool::{PoolConfig, PoolCounts};
 pub use stream::Stream;
 pub use tls::{TlsError, client_config};
 
 use dial::Dialer;
+use http::HttpClient;
 use pool::Pool;
 
 /// The `[upstream]` table.
@@ -37,6 +40,9 @@ pub struct Config {
     /// The deadline for TCP, TLS and the upgrade together.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// How long an HTTP answer may stay silent, before its first byte and between two.
+    #[serde(with = "humantime_serde")]
+    pub http_read_timeout: Duration,
     /// More certificate authorities to trust, as PEM; the system's stay trusted.
     pub ca_file: Option<PathBuf>,
     /// The largest message accepted from upstream, in bytes of payload.
@@ -53,6 +59,8 @@ impl Default for Config {
         Self {
             base_url: None,
             connect_timeout: Duration::from_secs(10),
+            // As long as ElevenLabs' own clients wait: a long text has no first byte for minutes.
+            http_read_timeout: Duration::from_secs(240),
             ca_file: None,
             max_message_bytes: 32 * 1024 * 1024,
             warm: PoolConfig::default(),
@@ -94,6 +102,7 @@ pub struct Upstream {
     connect_timeout: Duration,
     dialer: Arc<Dialer>,
     pool: Pool,
+    http: HttpClient,
     /// Connection failures since the last success.
     failures: AtomicU32,
 }
@@ -113,8 +122,10 @@ impl Upstream {
             true => Some(client_config(config.ca_file.as_deref())?),
             false => None,
         };
+        let http = HttpClient::new(&base_url, config, tls.as_deref(), !is_local);
         let dialer = Arc::new(Dialer::new(&base_url, tls, !is_local));
         Ok(Self {
+            http,
             pool: Pool::new(Arc::clone(&dialer), config.warm.clone(), config.connect_timeout),
             api_key: ArcSwapOption::from(api_key.map(Arc::new)),
             connect_timeout: config.connect_timeout,
@@ -172,6 +183,24 @@ impl Upstream {
             trace_id: handshake.trace_id,
             took: started.elapsed(),
         })
+    }
+
+    /// Sends an HTTP request and returns with the head of the answer, whatever its status; the body
+    /// follows as it comes. Dropping the future or the answer cancels the request upstream.
+    /// Redirects are not followed.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub async fn request(&self, request: HttpRequest) -> Result<HttpAnswer, HttpError> {
+        let api_key = self.api_key.load_full();
+        let result = self.http.request(request, api_key.as_deref()).await;
+        match &result {
+            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+            Err(_) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        result
     }
 
     async fn try_connect(&self, path_and_query: &str) -> Result<(Stream, Handshake), ConnectError> {

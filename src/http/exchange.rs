@@ -1,0 +1,297 @@
+//! One HTTP request on its way up and its answer on the way down, piece by piece as it comes. It is
+//! a session like those of the sockets: it can be listed and ended, it is settled exactly once, and
+//! upstream is left as soon as the client is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::CONTENT_LENGTH;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::answer::{error_response, passed_headers};
+use super::gateway::{Gateway, Place};
+use super::refusal::response;
+use crate::frame::Close;
+use crate::ids::Side;
+use crate::protocol::{AudioMeter, Problem};
+use crate::quota::Admission;
+use crate::session::{self, Facts, Live, Registration, SessionEnd, Tap};
+use crate::upstream::{HttpAnswer, HttpError, HttpRequest};
+
+/// A request that may go up once its characters are charged.
+pub(super) struct Exchange {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) admission: Admission,
+    pub(super) registration: Registration,
+    pub(super) tap: Tap,
+    pub(super) facts: Facts,
+    /// To be charged before the request goes up.
+    pub(super) characters: u64,
+    pub(super) request: HttpRequest,
+    pub(super) audio: AudioMeter,
+    pub(super) started: Instant,
+    /// When the plan ends it.
+    pub(super) deadline: Instant,
+    /// When its token ends it, and what is said then.
+    pub(super) expiry: Option<(Instant, Problem)>,
+    pub(super) place: Place,
+}
+
+/// The status in the log and the ledger of a request whose client did not wait for the answer.
+const CLIENT_GONE: u16 = 499;
+
+/// What goes to the client behind the head of the answer.
+enum Piece {
+    Bytes(Bytes),
+    /// The body is whole. Without this the connection breaks off, as it did upstream.
+    End,
+}
+
+/// The way to the client: it has room for one piece, so that who reads slowly is read for slowly.
+struct ToClient {
+    pieces: mpsc::Sender<Piece>,
+    patience: Duration,
+}
+
+impl Exchange {
+    /// Runs the exchange on a task of its own, which settles it even if the client is gone; returns
+    /// once the head of the answer is known.
+    pub(super) async fn answer(self) -> Response {
+        let id = self.registration.live().id;
+        let (head, answered) = oneshot::channel();
+        tokio::spawn(self.run(head));
+        answered.await.unwrap_or_else(|_| response(&Problem::system_busy(), id))
+    }
+
+    async fn run(self, mut head: oneshot::Sender<Response>) {
+        let Self { gateway, mut admission, mut tap, mut facts, characters, request, .. } = self;
+        let live = Arc::clone(self.registration.live());
+        // The body owns a share of the entry: the relay does not stop before it is written.
+        let registration = Arc::new(self.registration);
+        let metrics = Arc::clone(&gateway.parts.metrics);
+        let _live_gauges = metrics.enter_session(live.identity.client.as_str());
+        metrics.sessions_started.with([live.endpoint.as_str()]).inc();
+
+        let ended = ended(&live, self.deadline, self.expiry);
+        tokio::pin!(ended);
+        let answered = tokio::select! {
+            biased;
+            end = &mut ended => Err(end),
+            () = head.closed() => Err(SessionEnd::Lost(Side::Client)),
+            answered = 
+                ask(&gateway, &mut admission, &mut tap, characters, request, &live) => answered,
+        };
+        let mut parting = Parting::Nothing;
+        let end = match answered {
+            Err(end @ SessionEnd::Lost(Side::Client)) => {
+                facts.status = Some(CLIENT_GONE);
+                end
+            }
+            Err(end) => {
+                let problem = end.problem().unwrap_or_else(Problem::system_busy);
+                facts.status = Some(problem.status);
+                parting = Parting::Head(head, response(&problem, live.id));
+                end
+            }
+            Ok(answer) if !answer.status.is_success() => {
+                facts.trace_id = trace_id(&answer);
+                let (response, problem) = tokio::select! {
+                    biased;
+                    () = head.closed() => {
+                        let problem = Problem::upstream_disconnected();
+                        (response(&problem, live.id), problem)
+                    }
+                    refused = error_response(&gateway, answer, live.id) => refused,
+                };
+                facts.status = Some(response.status().as_u16());
+                parting = Parting::Head(head, response);
+                SessionEnd::Refused(problem)
+            }
+            Ok(answer) => {
+                facts.status = Some(answer.status.as_u16());
+                facts.trace_id = trace_id(&answer);
+                let (pieces, body) = mpsc::channel(1);
+                let to_client = ToClient { pieces, patience: gateway.parts.timing.write_timeout };
+                let response = streamed(&gateway, &answer, body, Arc::clone(&registration));
+                match head.send(response) {
+                    Err(_) => SessionEnd::Lost(Side::Client),
+                    Ok(()) => {
+                        let down = down(answer, &to_client, self.audio, &mut tap, &live);
+                        let (end, last) = tokio::select! {
+                            biased;
+                            end = &mut ended => (end, None),
+                            end = down => end,
+                        };
+                        parting = Parting::Body(to_client, last);
+                        end
+                    }
+                }
+            }
+        };
+        tap.publish(&live);
+        tap.on_answer_end(facts.status.unwrap_or_default(), Instant::now());
+        session::summarize(&live, tap.counts(), &facts, &end, self.started);
+        session::report(&metrics, &live, &mut tap, &facts, &end);
+        // Settled before the client has the last of it: who asks again at once finds its slot free.
+        session::settle(&live, admission, tap.counts(), &facts, &end).await;
+        parting.send(is_complete(&end)).await;
+        drop((registration, self.place));
+    }
+}
+
+/// What the client is still to be sent once the exchange is settled.
+enum Parting {
+    Nothing,
+    Head(oneshot::Sender<Response>, Response),
+    /// The body's last piece, where it is known to be the last, and its end.
+    Body(ToClient, Option<Bytes>),
+}
+
+impl Parting {
+    async fn send(self, is_complete: bool) {
+        match self {
+            Self::Nothing => {}
+            // The client may be gone; there is nobody left to tell.
+            Self::Head(head, response) => drop(head.send(response)),
+            Self::Body(to_client, last) => {
+                if let Some(last) = last
+                    && to_client.send(Piece::Bytes(last)).await.is_err()
+                {
+                    return;
+                }
+                if is_complete {
+                    let _ = to_client.send(Piece::End).await;
+                }
+            }
+        }
+    }
+}
+
+/// Charges the request and sends it up.
+async fn ask(
+    gateway: &Gateway,
+    admission: &mut Admission,
+    tap: &mut Tap,
+    characters: u64,
+    request: HttpRequest,
+    live: &Live,
+) -> Result<HttpAnswer, SessionEnd> {
+    if let Err(refusal) = admission.charge(characters).await {
+        tap.refused(characters);
+        return Err(SessionEnd::Refused(Problem::from(&refusal)));
+    }
+    tap.forwarded(characters);
+    tap.publish(live);
+    gateway.parts.upstream.request(request).await.map_err(|error| {
+        tracing::warn!(session = %live.id, cause = %error, "upstream is unavailable");
+        SessionEnd::Refused(Problem::upstream_unavailable())
+    })
+}
+
+/// Passes the body on until it ends. The piece that makes it as long as was announced is not sent
+/// but returned: with it the client knows that it has everything.
+async fn down(
+    mut answer: HttpAnswer,
+    to_client: &ToClient,
+    mut audio: AudioMeter,
+    tap: &mut Tap,
+    live: &Live,
+) -> (SessionEnd, Option<Bytes>) {
+    let mut announced = content_length(&answer);
+    loop {
+        let piece = tokio::select! {
+            biased;
+            piece = answer.chunk() => piece,
+            () = to_client.pieces.closed() => return (SessionEnd::Lost(Side::Client), None),
+        };
+        let piece = match piece {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return (completed(), None),
+            Err(HttpError::Silent(_)) => return (SessionEnd::Silent(Side::Upstream), None),
+            Err(_) => return (SessionEnd::Lost(Side::Upstream), None),
+        };
+        tap.on_answer_piece(piece.len() as u64, audio.count(&piece), Instant::now());
+        tap.publish(live);
+        if let Some(left) = &mut announced {
+            *left = left.saturating_sub(piece.len() as u64);
+            if *left == 0 {
+                return (completed(), Some(piece));
+            }
+        }
+        if let Err(end) = to_client.send(Piece::Bytes(piece)).await {
+            return (end, None);
+        }
+    }
+}
+
+impl ToClient {
+    async fn send(&self, piece: Piece) -> Result<(), SessionEnd> {
+        match tokio::time::timeout(self.patience, self.pieces.send(piece)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(SessionEnd::Lost(Side::Client)),
+            Err(_) => Err(SessionEnd::Stalled(Side::Client)),
+        }
+    }
+}
+
+/// Upstream's head with a body that is still to come.
+fn streamed(
+    gateway: &Gateway,
+    answer: &HttpAnswer,
+    pieces: mpsc::Receiver<Piece>,
+    registration: Arc<Registration>,
+) -> Response {
+    let pieces = stream::unfold((pieces, registration), |(mut pieces, registration)| async {
+        match pieces.recv().await {
+            Some(Piece::Bytes(bytes)) => Some((Ok(bytes), (pieces, registration))),
+            Some(Piece::End) => None,
+            None => Some((Err(BrokenOff), (pieces, registration))),
+        }
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = passed_headers(&answer.headers, &gateway.parts.secrets);
+    response
+}
+
+/// Makes the client's connection break off, so that half an answer is not taken for a whole one.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off")]
+struct BrokenOff;
+
+/// Returns when something other than the two peers ends the exchange.
+async fn ended(live: &Live, deadline: Instant, expiry: Option<(Instant, Problem)>) -> SessionEnd {
+    let (at, problem) = match expiry {
+        Some(expiry) if expiry.0 < deadline => expiry,
+        _ => (deadline, Problem::session_expired()),
+    };
+    tokio::select! {
+        end = live.ended() => end,
+        () = sleep_until(at) => SessionEnd::Refused(problem),
+    }
+}
+
+fn completed() -> SessionEnd {
+    let close = Close { code: Some(1000), reason: String::new() };
+    SessionEnd::Closed { by: Side::Upstream, close }
+}
+
+fn is_complete(end: &SessionEnd) -> bool {
+    matches!(end, SessionEnd::Closed { .. })
+}
+
+fn content_length(answer: &HttpAnswer) -> Option<u64> {
+    let length = answer.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    // An empty body is told by its end.
+    (length > 0).then_some(length)
+}
+
+fn trace_id(answer: &HttpAnswer) -> Option<String> {
+    let trace_id = answer.headers.get("x-trace-id")?.to_str().ok()?;
+    Some(trace_id.to_owned())
+}

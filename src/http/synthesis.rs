@@ -1,0 +1,309 @@
+//! HTTP synthesis: from a request to the one exchange with upstream that it pays for.
+//!
+//! A body is one message: it is read whole, counted and charged before any of it goes up. Over HTTP
+//! all text is charged, white space too, since nothing here is a keepalive.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use secrecy::SecretString;
+
+use super::exchange::Exchange;
+use super::gateway::{Ask, Gateway, expiry};
+use super::refusal::{invalid_body, response};
+use super::{body, identify};
+use crate::auth::Identity;
+use crate::protocol::{
+    AudioMeter, ClientKind, ClientMessage, DEFAULT_OUTPUT_FORMAT, Endpoint, InvalidMessage,
+    OutputFormat, Problem, Query, is_body_field, scan, with_body_field, with_voices_rewritten,
+    without_credentials,
+};
+use crate::quota::{AdmissionRequest, Limits, Refusal};
+use crate::session::{Facts, Tap};
+use crate::upstream::HttpRequest;
+use crate::usage::LedgerRow;
+
+/// What upstream reads a body as. What was counted was read as JSON, so nothing else may stand here.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The longest `Accept` or `Content-Type` that goes up.
+const MAX_HEADER_BYTES: usize = 256;
+
+/// Why a request is not forwarded.
+enum Refused {
+    /// By a rule of the relay.
+    Problem(Problem),
+    /// The plan does not allow what is asked for.
+    Quota(Refusal),
+    /// The body cannot be counted.
+    Body(InvalidMessage),
+}
+
+/// What a request asks for, as far as it is known; the ledger has it of refused requests too.
+#[derive(Default)]
+struct Wish {
+    voice: String,
+    model: String,
+    format: String,
+    characters: u64,
+    bytes: u64,
+}
+
+/// Answers a request for speech.
+pub(super) async fn answer(
+    gateway: Arc<Gateway>,
+    ask: Ask,
+    path_token: Option<SecretString>,
+    head: Parts,
+    body: Body,
+) -> Response {
+    let identity = match identify::speaker(&gateway, &ask, &head.headers, path_token).await {
+        Ok(identity) => identity,
+        Err(problem) => {
+            log_refusal(&ask, None, &problem);
+            return response(&problem, ask.id);
+        }
+    };
+    let mut wish = Wish::default();
+    match prepare(&gateway, &ask, &identity, &mut wish, &head.headers, body).await {
+        Ok(exchange) => exchange.answer().await,
+        Err(refused) => refuse(&gateway, &ask, &identity, wish, refused),
+    }
+}
+
+/// Everything up to the leave to forward the request.
+async fn prepare(
+    gateway: &Arc<Gateway>,
+    ask: &Ask,
+    identity: &Identity,
+    wish: &mut Wish,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Exchange, Refused> {
+    let place = gateway.place()?;
+    if ask.query.repeated().is_some() {
+        return Err(Problem::repeated_parameter().into());
+    }
+    let limits = gateway.limits(identity)?;
+    let mut query = ask.query.clone();
+    for (name, value) in limits.forced_parameters.iter().filter(|(name, _)| !is_body_field(name)) {
+        query.set(name, value);
+    }
+    wish.format = match query.get("output_format") {
+        Some(format) => format.into_owned(),
+        None => DEFAULT_OUTPUT_FORMAT.to_owned(),
+    };
+    let voice = ask.voice.as_ref().map(|asked| limits.resolve_voice(asked)).transpose()?;
+    wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
+
+    let config = &gateway.parts.config;
+    let original = body::read(body, config.max_body_bytes, config.body_timeout).await?;
+    wish.bytes = original.len() as u64;
+    let dialect = ask.endpoint.dialect().expect("only endpoints that take text come here");
+    let mut message = scan(dialect, &original).map_err(Refused::Body)?;
+    message.characters = message.text_length;
+    wish.characters = message.characters;
+    let forced_model = limits.forced_parameters.iter().find(|(name, _)| name == "model_id");
+    wish.model = match (forced_model, &message.model) {
+        (Some((_, forced)), _) => forced.clone(),
+        (None, Some(model)) => model.as_ref().to_owned(),
+        (None, None) => ask.endpoint.default_model().unwrap_or_default().to_owned(),
+    };
+    check_voices(&limits, &message)?;
+    let body = rewritten(&limits, &message, &original).map_or_else(|| original.clone(), Bytes::from);
+
+    let admission = gateway
+        .parts
+        .quota
+        .admit(AdmissionRequest {
+            client: identity.client.clone(),
+            limits: Arc::clone(&limits),
+            session: ask.id,
+            endpoint: ask.endpoint.as_str(),
+            voice: voice.clone(),
+            model: wish.model.clone(),
+            format: wish.format.clone(),
+            cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
+            streaming: false,
+        })
+        .await?;
+    let mut tap = Tap::new(
+        ask.id.to_string(),
+        identity.client.as_str().into(),
+        ask.started,
+        OutputFormat::parse(&wish.format),
+        gateway.parts.logs_text,
+    );
+    let now = tokio::time::Instant::now();
+    tap.on_client_message(&message, ClientKind::Text, original.len(), now);
+    let registry = &gateway.parts.registry;
+    let characters = message.characters;
+    Ok(Exchange {
+        registration: registry.enter(ask.id, identity.clone(), ask.endpoint, wish.voice.clone()),
+        gateway: Arc::clone(gateway),
+        admission,
+        tap,
+        facts: Facts {
+            model: wish.model.clone(),
+            format: wish.format.clone(),
+            admit_time: ask.started.elapsed(),
+            logs_text: gateway.parts.logs_text,
+            ..Facts::default()
+        },
+        characters,
+        request: HttpRequest {
+            method: ask.endpoint.method(),
+            path_and_query: path_and_query(ask.endpoint, voice.as_ref(), &query),
+            accept: header(headers, &ACCEPT),
+            body: Some((content_type(headers), body)),
+        },
+        audio: audio_meter(ask.endpoint),
+        started: ask.started,
+        deadline: now + limits.max_session_duration,
+        expiry: expiry(identity, now),
+        place,
+    })
+}
+
+/// The request target upstream, below the base URL.
+pub(super) fn path_and_query(
+    endpoint: Endpoint,
+    voice: Option<&crate::ids::VoiceId>,
+    query: &Query,
+) -> String {
+    let path = endpoint.upstream_path(voice);
+    if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") }
+}
+
+/// A dialogue names its voices in the body; what cannot be read there is upstream's to judge, unless
+/// there is a list to hold it against.
+fn check_voices(limits: &Limits, message: &ClientMessage<'_>) -> Result<(), Refusal> {
+    if message.has_unreadable_voices && limits.restricts_voices() {
+        return Err(Refusal::Voice);
+    }
+    message.voice_ids().try_for_each(|voice| limits.resolve_named(voice).map(drop))
+}
+
+/// The body to send instead, when it named a credential or a voice's alias, or the plan forces
+/// something in it.
+fn rewritten(limits: &Limits, message: &ClientMessage<'_>, original: &[u8]) -> Option<Vec<u8>> {
+    let mut body = message.has_credentials.then(|| without_credentials(original));
+    if message.voice_ids().next().is_some() {
+        let voice_of = |voice: &str| limits.resolve_named(voice).ok().flatten();
+        body = with_voices_rewritten(body.as_deref().unwrap_or(original), voice_of).or(body);
+    }
+    for (name, value) in &limits.forced_parameters {
+        if is_body_field(name) {
+            body = with_body_field(body.as_deref().unwrap_or(original), name, value).or(body);
+        }
+    }
+    body
+}
+
+/// A header that stands once, and is short.
+fn header(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    (values.next().is_none() && value.len() <= MAX_HEADER_BYTES).then(|| value.clone())
+}
+
+/// The client's own way of saying that the body is JSON, if it says so.
+fn content_type(headers: &HeaderMap) -> HeaderValue {
+    header(headers, &CONTENT_TYPE)
+        .filter(|value| {
+            let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+            let essence = essence.trim().to_ascii_lowercase();
+            essence == "application/json"
+                || (essence.starts_with("application/") && essence.ends_with("+json"))
+        })
+        .unwrap_or(JSON)
+}
+
+fn audio_meter(endpoint: Endpoint) -> AudioMeter {
+    match endpoint {
+        Endpoint::ConvertWithTimestamps
+        | Endpoint::StreamWithTimestamps
+        | Endpoint::DialogueConvertWithTimestamps
+        | Endpoint::DialogueStreamWithTimestamps => AudioMeter::json(),
+        _ => AudioMeter::raw(),
+    }
+}
+
+/// Enters a request of a known client that does not go up, and answers it.
+fn refuse(
+    gateway: &Gateway,
+    ask: &Ask,
+    identity: &Identity,
+    wish: Wish,
+    refused: Refused,
+) -> Response {
+    let problem = match &refused {
+        Refused::Problem(problem) => problem.clone(),
+        Refused::Quota(refusal) => Problem::from(refusal),
+        Refused::Body(invalid) => Problem::from(*invalid),
+    };
+    let response = match refused {
+        Refused::Body(invalid) => invalid_body(invalid, ask.id),
+        Refused::Problem(_) | Refused::Quota(_) => response(&problem, ask.id),
+    };
+    log_refusal(ask, Some(identity), &problem);
+    let now = unix_ms(SystemTime::now());
+    gateway.parts.quota.record_refused(LedgerRow {
+        session: ask.id,
+        client: identity.client.clone(),
+        plan: Arc::clone(&identity.plan),
+        endpoint: ask.endpoint.as_str(),
+        voice: wish.voice,
+        model: wish.model,
+        format: wish.format,
+        started_ms: now - i64::try_from(ask.started.elapsed().as_millis()).unwrap_or(0),
+        ended_ms: now,
+        characters_asked: wish.characters,
+        characters_forwarded: 0,
+        characters_refused: wish.characters,
+        milli_credits: 0,
+        audio_ms: 0,
+        messages_up: u64::from(wish.bytes > 0),
+        messages_down: 0,
+        bytes_up: wish.bytes,
+        bytes_down: 0,
+        first_audio_ms: None,
+        ending: problem.error.into_owned(),
+        close_code: response.status().as_u16(),
+        trace_id: None,
+    });
+    response
+}
+
+fn log_refusal(ask: &Ask, identity: Option<&Identity>, problem: &Problem) {
+    tracing::info!(
+        session = %ask.id,
+        client = identity.map(|identity| identity.client.as_str()),
+        endpoint = ask.endpoint.as_str(),
+        ending = &*problem.error,
+        status = problem.status,
+        "request refused",
+    );
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Quota(refusal)
+    }
+}
