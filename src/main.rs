@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use xi_relay::app::cli::{self, Arguments, Outcome};
+use xi_relay::app;
 
 /// Settings, arguments or a port that cannot be used.
 const UNUSABLE: u8 = 2;
@@ -25,6 +26,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match cli::run(arguments, &mut io::stdout(), &mut io::stderr())? {
         Outcome::Done => Ok(ExitCode::SUCCESS),
         Outcome::Unhealthy => Ok(ExitCode::FAILURE),
-        Outcome::Serve(..) | Outcome::Sandbox(..) => anyhow::bail!("app::serve is not merged yet"),
+        Outcome::Serve(settings, sources) => {
+            app::run_relay(*settings, &sources).map(|()| ExitCode::SUCCESS)
+        }
+        Outcome::Sandbox(settings) => app::run_sandbox(&settings).map(|()| ExitCode::SUCCESS),
     }
 }

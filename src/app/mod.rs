@@ -3,3 +3,9 @@
 pub mod banner;
 pub mod cli;
 mod health;
+mod relay;
+mod signals;
+mod single_use;
+mod sources;
+
+pub use relay::{run_relay, run_sandbox};

@@ -45,6 +45,12 @@ impl TokenHash {
         Self::of_bytes(jwt.map_or(text, |(signed, _)| signed).as_bytes())
     }
 
+    /// The hash itself, for stores that keep it.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     pub(super) fn of_bytes(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }

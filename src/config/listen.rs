@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::http::TlsMode;
 
 /// The clients' side, as far as its listener goes; `http` and `session` read the rest of
 /// `[server]`.
@@ -16,7 +17,7 @@ pub struct Server {
     /// Where clients connect.
     pub bind: Bind,
     /// How clients are spoken to.
-    pub tls: Tls,
+    pub tls: TlsMode,
     /// How long live sessions may go on after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -26,7 +27,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             bind: Bind::loopback(8080),
-            tls: Tls::Off,
+            tls: TlsMode::Off,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -110,56 +111,5 @@ impl fmt::Display for Bind {
 impl fmt::Debug for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// How clients are spoken to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "TlsText")]
-pub enum Tls {
-    /// Plain `ws` and `http`.
-    #[default]
-    Off,
-    /// With a certificate for localhost that is made at the start.
-    Dev,
-    /// With these PEM files, read again on SIGHUP.
-    Files {
-        /// The certificate and its chain.
-        cert: PathBuf,
-        /// Its private key.
-        key: PathBuf,
-    },
-}
-
-/// `server.tls` as it is written.
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "must be \"off\", \"dev\" or { cert = \"FILE.pem\", key = \"FILE.pem\" }"
-)]
-enum TlsText {
-    Word(String),
-    Files(TlsFiles),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TlsFiles {
-    cert: PathBuf,
-    key: PathBuf,
-}
-
-impl TryFrom<TlsText> for Tls {
-    type Error = &'static str;
-
-    fn try_from(text: TlsText) -> Result<Self, Self::Error> {
-        match text {
-            TlsText::Word(word) if word == "off" => Ok(Self::Off),
-            TlsText::Word(word) if word == "dev" => Ok(Self::Dev),
-            TlsText::Word(_) => {
-                Err("must be \"off\", \"dev\" or { cert = \"FILE.pem\", key = \"FILE.pem\" }")
-            }
-            TlsText::Files(TlsFiles { cert, key }) => Ok(Self::Files { cert, key }),
-        }
     }
 }

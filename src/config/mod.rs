@@ -20,14 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use serde::de::IgnoredAny;
 
 pub use self::error::Error;
-pub use self::listen::{Bind, Operator, Server, Tls};
+pub use self::listen::{Bind, Operator, Server};
 
 use self::reader::Reader;
 use self::tree::Table;
-use crate::{auth, http, log, metrics, session, upstream};
+use crate::quota::{PlanConfig, RatesConfig};
+use crate::{auth, http, log, metrics, sandbox, session, upstream, usage};
 
 /// Every key with its default and a line about it.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -52,17 +52,17 @@ pub struct Settings {
     /// `ELEVENLABS_API_KEY`, or what stood in the file that `ELEVENLABS_API_KEY_FILE` names.
     pub api_key: Option<SecretString>,
     /// `[sandbox]`
-    pub sandbox: IgnoredAny,
+    pub sandbox: sandbox::Config,
     /// `[auth]`
     pub auth: auth::Config,
     /// `[[clients]]`
     pub clients: Vec<auth::ClientConfig>,
     /// `[plans.NAME]`
-    pub plans: BTreeMap<String, IgnoredAny>,
+    pub plans: BTreeMap<String, PlanConfig>,
     /// `[credits_per_character]`
-    pub rates: IgnoredAny,
+    pub rates: RatesConfig,
     /// `[usage]`
-    pub usage: IgnoredAny,
+    pub usage: usage::Config,
     /// `[log]`
     pub log: log::Config,
     /// `[metrics]`

@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 use super::*;
+use crate::http::TlsMode;
 
 const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
@@ -138,7 +139,7 @@ fn variables_hold_whatever_their_setting_wants() {
     assert_eq!(settings.http.path_prefix, "007");
     assert_eq!(
         settings.server.tls,
-        Tls::Files {
+        TlsMode::Files {
             cert: "c.pem".into(),
             key: "k.pem".into()
         }

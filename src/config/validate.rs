@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, Settings, Tls};
+use super::{Error, Settings};
+use crate::http::TlsMode;
+use crate::quota::{Limits, Rates};
 use crate::{auth, log};
 
 /// Refuses what cannot work or would lend the key to strangers; what is merely odd becomes a
@@ -14,6 +16,7 @@ pub(super) fn validate(settings: &mut Settings) -> Result<(), Error> {
     durations(settings)?;
     log::check(&settings.log).map_err(|error| Error::overall(error.to_string()))?;
     listeners(settings)?;
+    plans(settings)?;
     clients(settings)?;
     warn(settings);
     Ok(())
@@ -55,6 +58,13 @@ fn listeners(settings: &Settings) -> Result<(), Error> {
     if !settings.auth.is_open(&settings.clients) {
         return Ok(());
     }
+    if settings.http.allowed_origins.has_wildcard() {
+        return Err(Error::overall(
+            "`server.allowed_origins` holds \"*\" while no clients are configured, so that any web \
+             page could speak: run `xi-relay token new NAME` and add what it prints, or name the \
+             origins",
+        ));
+    }
     let exposed = [("server.bind", server), ("operator.bind", operator)];
     match exposed.into_iter().find(|(_, bind)| !bind.is_loopback()) {
         Some((key, bind)) => Err(Error::overall(format!(
@@ -64,6 +74,14 @@ fn listeners(settings: &Settings) -> Result<(), Error> {
         ))),
         None => Ok(()),
     }
+}
+
+fn plans(settings: &Settings) -> Result<(), Error> {
+    for (name, plan) in &settings.plans {
+        Limits::new(name, plan).map_err(|error| Error::overall(error.to_string()))?;
+    }
+    Rates::new(&settings.rates).map_err(|error| Error::overall(error.to_string()))?;
+    settings.usage.validate().map_err(|error| Error::overall(format!("usage.{error}")))
 }
 
 fn clients(settings: &Settings) -> Result<(), Error> {
@@ -86,7 +104,7 @@ fn warn(settings: &mut Settings) {
             settings.operator.bind
         ));
     }
-    if !settings.server.bind.is_loopback() && settings.server.tls == Tls::Off {
+    if !settings.server.bind.is_loopback() && settings.server.tls == TlsMode::Off {
         warnings.push(format!(
             "server.bind is {} without TLS: tokens travel in the clear unless something in front \
              of the relay speaks TLS",

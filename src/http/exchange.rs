@@ -19,7 +19,7 @@ use super::refusal::response;
 use crate::frame::Close;
 use crate::ids::Side;
 use crate::protocol::{AudioMeter, Problem};
-use crate::quota::Admission;
+use crate::quota::{Admission, Refusal, Reservation};
 use crate::session::{self, Facts, Live, Registration, SessionEnd, Tap};
 use crate::upstream::{HttpAnswer, HttpError, HttpRequest};
 
@@ -79,13 +79,40 @@ impl Exchange {
 
         let ended = ended(&live, self.deadline, self.expiry);
         tokio::pin!(ended);
-        let answered = tokio::select! {
+        let reserved = tokio::select! {
             biased;
             end = &mut ended => Err(end),
             () = head.closed() => Err(SessionEnd::Lost(Side::Client)),
-            answered = 
-                ask(&gateway, &mut admission, &mut tap, characters, request, &live) => answered,
+            reserved = reserve(&mut admission, characters) => {
+                reserved.map_err(|refusal| SessionEnd::Refused(Problem::from(&refusal)))
+            }
         };
+        let answered = match reserved {
+            Ok(reservation) => {
+                let answered = tokio::select! {
+                    biased;
+                    end = &mut ended => Err(Unanswered::Ended(end)),
+                    () = head.closed() => Err(Unanswered::Ended(SessionEnd::Lost(Side::Client))),
+                    answered = gateway.parts.upstream.request(request) => {
+                        answered.map_err(Unanswered::Failed)
+                    }
+                };
+                let charged = match (&answered, reservation) {
+                    // Nothing has gone up: dropping the reservation gives the characters back.
+                    (Err(Unanswered::Failed(HttpError::Connect(_) | HttpError::Key)), _) => Ok(()),
+                    (_, Some(reservation)) => admission.apply(reservation),
+                    (_, None) => Ok(()),
+                };
+                debug_assert!(charged.is_ok(), "what was granted can be applied");
+                answered.map_err(|unanswered| unanswered.into_end(&live))
+            }
+            Err(end) => Err(end),
+        };
+        match admission.charged() {
+            0 => tap.refused(characters),
+            charged => tap.forwarded(charged),
+        }
+        tap.publish(&live);
         let mut parting = Parting::Nothing;
         let end = match answered {
             Err(end @ SessionEnd::Lost(Side::Client)) => {
@@ -144,6 +171,24 @@ impl Exchange {
     }
 }
 
+/// Why upstream has not answered.
+enum Unanswered {
+    Ended(SessionEnd),
+    Failed(HttpError),
+}
+
+impl Unanswered {
+    fn into_end(self, live: &Live) -> SessionEnd {
+        match self {
+            Self::Ended(end) => end,
+            Self::Failed(error) => {
+                tracing::warn!(session = %live.id, cause = %error, "upstream is unavailable");
+                SessionEnd::Refused(Problem::upstream_unavailable())
+            }
+        }
+    }
+}
+
 /// What the client is still to be sent once the exchange is settled.
 enum Parting {
     Nothing,
@@ -172,25 +217,20 @@ impl Parting {
     }
 }
 
-/// Charges the request and sends it up.
-async fn ask(
-    gateway: &Gateway,
+/// Reserves the request's characters, so that no crash can lose them; none where nothing is to be
+/// reserved.
+async fn reserve(
     admission: &mut Admission,
-    tap: &mut Tap,
     characters: u64,
-    request: HttpRequest,
-    live: &Live,
-) -> Result<HttpAnswer, SessionEnd> {
-    if let Err(refusal) = admission.charge(characters).await {
-        tap.refused(characters);
-        return Err(SessionEnd::Refused(Problem::from(&refusal)));
+) -> Result<Option<Reservation>, Refusal> {
+    if let Some(charged) = admission.try_charge(characters) {
+        return charged.map(|()| None);
     }
-    tap.forwarded(characters);
-    tap.publish(live);
-    gateway.parts.upstream.request(request).await.map_err(|error| {
-        tracing::warn!(session = %live.id, cause = %error, "upstream is unavailable");
-        SessionEnd::Refused(Problem::upstream_unavailable())
-    })
+    let reservation = admission.reserve(characters).await;
+    if reservation.is_granted() {
+        return Ok(Some(reservation));
+    }
+    admission.apply(reservation).map(|()| None)
 }
 
 /// Passes the body on until it ends. The piece that makes it as long as was announced is not sent
@@ -255,7 +295,7 @@ fn streamed(
     });
     let mut response = Response::new(Body::from_stream(pieces));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = passed_headers(&answer.headers, &gateway.parts.secrets);
+    *response.headers_mut() = passed_headers(&answer.headers, &gateway.secrets());
     response
 }
 

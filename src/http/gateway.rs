@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use super::Config;
+use super::address::ConnectionBuckets;
+use super::{CallerRules, Config};
 use crate::auth::{self, Directory, Identity};
 use crate::ids::{SessionId, VoiceId};
 use crate::metrics::Metrics;
@@ -29,6 +30,8 @@ pub type Plans = HashMap<Arc<str>, Arc<Limits>>;
 pub struct Parts {
     /// How the clients' side behaves.
     pub config: Config,
+    /// Which pages may call, and under which names the relay may be called.
+    pub callers: CallerRules,
     /// The sessions' deadlines.
     pub timing: Timing,
     /// Who may come in.
@@ -36,12 +39,12 @@ pub struct Parts {
     /// What they may do.
     pub plans: Plans,
     /// What they have spent.
-    pub quota: Arc<Quota>,
+    pub quota: Quota,
     /// Where they go.
     pub upstream: Arc<Upstream>,
     /// The largest message from upstream, in bytes.
     pub max_upstream_message_bytes: u64,
-    /// What may reach nobody.
+    /// What may reach nobody, at the start.
     pub secrets: Arc<Secrets>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
@@ -57,10 +60,13 @@ pub struct Parts {
 pub struct Gateway {
     pub(super) parts: Parts,
     pub(super) plans: ArcSwap<Plans>,
+    secrets: ArcSwap<Secrets>,
     pub(super) unauthenticated: Arc<Semaphore>,
     /// One permit for each of upstream's lists that may be held in memory.
     pub(super) lookups: Semaphore,
+    pub(super) connections: ConnectionBuckets,
     sockets: AtomicUsize,
+    sockets_closed: Notify,
     draining: AtomicBool,
 }
 
@@ -86,7 +92,14 @@ impl Gateway {
             plans: ArcSwap::from_pointee(parts.plans.clone()),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
             lookups: Semaphore::new(MAX_LOOKUPS),
+            connections: ConnectionBuckets::new(
+                parts.config.connections_per_second,
+                parts.config.connection_burst,
+                std::time::Instant::now(),
+            ),
+            secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
             sockets: AtomicUsize::new(0),
+            sockets_closed: Notify::new(),
             draining: AtomicBool::new(false),
             parts,
         })
@@ -125,6 +138,33 @@ impl Gateway {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// What may reach nobody.
+    pub(super) fn secrets(&self) -> Arc<Secrets> {
+        self.secrets.load_full()
+    }
+
+    /// Takes other secrets, for the sessions to come.
+    pub fn set_secrets(&self, secrets: Secrets) {
+        self.secrets.store(Arc::new(secrets));
+    }
+
+    /// Changes whenever [`recheck`](Self::recheck) is due.
+    #[must_use]
+    pub fn access_changes(&self) -> watch::Receiver<u64> {
+        self.parts.directory.changes()
+    }
+
+    /// Returns once the last socket is closed.
+    pub async fn sockets_closed(&self) {
+        loop {
+            let closed = self.sockets_closed.notified();
+            if self.sockets.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
     /// A place for one more socket.
     pub(super) fn place(self: &Arc<Self>) -> Result<Place, Problem> {
         let taken = self.sockets.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +181,9 @@ impl Gateway {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.sockets.fetch_sub(1, Ordering::Relaxed);
+        if self.0.sockets.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.sockets_closed.notify_waiters();
+        }
     }
 }
 

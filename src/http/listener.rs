@@ -17,6 +17,7 @@ use tower::ServiceExt;
 use super::client_stream::ClientStream;
 use super::dispatch::{Remote, router};
 use super::gateway::Gateway;
+use super::tls::ServerTls;
 use super::operator;
 
 /// The largest request head, in bytes.
@@ -26,9 +27,10 @@ const MAX_HEADERS: usize = 64;
 /// The pause after an `accept` that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves clients until `stopped`; sessions that are live then go on by themselves.
+/// Serves clients until `stopped`, encrypted where `tls` is given; sessions that are live then go on by themselves.
 pub async fn serve_clients(
     listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
     gateway: Arc<Gateway>,
     stopped: CancellationToken,
 ) {
@@ -41,9 +43,17 @@ pub async fn serve_clients(
         };
         let (stream, remote) = accepted;
         let app = app.clone();
+        let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         tokio::spawn(async move {
-            let stream = ClientStream::Plain(stream);
-            serve(stream, remote, app, header_timeout).await;
+            let Some(acceptor) = acceptor else {
+                return serve(ClientStream::Plain(stream), remote, app, header_timeout).await;
+            };
+            // Whoever does not speak TLS, or too slowly, is not answered.
+            if let Ok(Ok(stream)) =
+                tokio::time::timeout(header_timeout, acceptor.accept(stream)).await
+            {
+                serve(ClientStream::Tls(Box::new(stream)), remote, app, header_timeout).await;
+            }
         });
     }
 }

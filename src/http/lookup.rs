@@ -21,8 +21,7 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     path_token: Option<SecretString>,
 ) -> Result<Response, Problem> {
-    let identity = identify::visitor(gateway, ask, headers, path_token).await?;
-    let limits = gateway.limits(&identity)?;
+    let (identity, limits) = identify::visitor(gateway, ask, headers, path_token).await?;
     // Lists are long, and each is held whole while it is cut down.
     let Ok(_permit) = gateway.lookups.acquire().await else {
         return Err(Problem::system_busy());
@@ -51,7 +50,7 @@ pub(super) async fn answer(
     if !status.is_success() {
         return Ok(error_response(gateway, answer, ask.id).await.0);
     }
-    let mut headers = passed_headers(&answer.headers, &gateway.parts.secrets);
+    let mut headers = passed_headers(&answer.headers, &gateway.secrets());
     let max_bytes = gateway.parts.max_upstream_message_bytes;
     let (body, is_whole) = answer.read(usize::try_from(max_bytes).unwrap_or(usize::MAX)).await;
     if !is_whole || headers.contains_key(CONTENT_ENCODING) {

@@ -22,13 +22,17 @@ mod tls;
 mod tokens;
 mod upgrade;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use address::Network;
 pub use client_stream::ClientStream;
 pub use gateway::{Gateway, Parts, Plans};
 pub use listener::{serve_clients, serve_operator};
+pub use origin::{AllowedOrigins, CallerRules, HostName};
+pub use tls::{ServerTls, TlsError, TlsMode, how_to_trust};
 
 /// How the clients' side behaves: the `[server]` table but for its addresses and its TLS.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,6 +40,16 @@ pub use listener::{serve_clients, serve_operator};
 pub struct Config {
     /// Paths are served under this prefix too.
     pub path_prefix: String,
+    /// Origins of the pages that may connect, exact; while access is open, localhost names besides.
+    pub allowed_origins: AllowedOrigins,
+    /// Names the relay answers to, without port; any when empty, unless access is open.
+    pub allowed_hosts: Vec<HostName>,
+    /// Proxies whose `X-Forwarded-For` is believed, as addresses or networks.
+    pub trusted_proxies: Vec<Network>,
+    /// Connections that one address may make in a second, before any credential is looked at.
+    pub connections_per_second: NonZeroU32,
+    /// How many it may make at once.
+    pub connection_burst: NonZeroU32,
     /// How long a connection may take to send a whole request head.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -54,6 +68,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             path_prefix: String::new(),
+            allowed_origins: AllowedOrigins::default(),
+            allowed_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            connections_per_second: NonZeroU32::new(50).expect("50 is not 0"),
+            connection_burst: NonZeroU32::new(200).expect("200 is not 0"),
             header_timeout: Duration::from_secs(5),
             max_unauthenticated_message_bytes: 16 * 1024,
             max_unauthenticated_sockets: 1000,

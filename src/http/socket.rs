@@ -193,6 +193,13 @@ pub(super) async fn identify(
 /// Admits a known client and opens its upstream.
 async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<Ready, Denied> {
     let limits = gateway.limits(&identity)?;
+    let narrowing = identity.narrowing.as_ref();
+    let origin = ask.origin.as_ref();
+    let origin_allowed = origin.is_none_or(|origin| limits.allows_origin(origin.as_str()))
+        && narrowing.is_none_or(|narrowing| narrowing.allows_origin(origin));
+    if !origin_allowed {
+        return Err(Problem::origin_not_allowed().into());
+    }
     let mut query = ask.query.clone();
     for (name, value) in &limits.forced_parameters {
         query.set(name, value);
@@ -210,6 +217,11 @@ async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<R
         })?),
         None => None,
     };
+    if let Some(voice) = &voice
+        && !narrowing.is_none_or(|narrowing| narrowing.allows_voice(voice))
+    {
+        return Err(Problem::voice_not_allowed().into());
+    }
     let path = ask.endpoint.upstream_path(voice.as_ref());
     let model = match query.get("model_id") {
         Some(model) => model.into_owned(),
@@ -235,7 +247,7 @@ async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<R
             voice,
             model: model.clone(),
             format: format.clone(),
-            cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
+            cap: narrowing.and_then(|narrowing| narrowing.max_characters),
             streaming: true,
         })
         .await
@@ -282,7 +294,7 @@ fn terms(
         timing: gateway.parts.timing.clone(),
         expiry: expiry(identity, Instant::now()),
         max_upstream_message_bytes: gateway.parts.max_upstream_message_bytes,
-        secrets: Arc::clone(&gateway.parts.secrets),
+        secrets: gateway.secrets(),
     }
 }
 
@@ -361,7 +373,7 @@ impl Denied {
         if problem.error.starts_with("upstream_") {
             return response(&problem, request);
         }
-        let body = gateway.parts.secrets.scrub(&refusal.body).into_owned();
+        let body = gateway.secrets().scrub(&refusal.body).into_owned();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() =
             http::StatusCode::from_u16(refusal.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
@@ -388,5 +400,5 @@ impl From<Problem> for Denied {
 
 /// Upstream's HTTP refusal in the relay's words where it is about the relay, else in its own.
 fn upstream_problem(gateway: &Gateway, refusal: &Refusal) -> Problem {
-    Problem::from_upstream(refusal.status, &refusal.body, &gateway.parts.secrets)
+    Problem::from_upstream(refusal.status, &refusal.body, &gateway.secrets())
 }

@@ -268,6 +268,12 @@ impl Problem {
         .retryable()
     }
 
+    /// A path that is served, asked for with another method.
+    #[must_use]
+    pub fn method_not_allowed() -> Self {
+        Self::refused("method_not_allowed", 405, "This path takes another method; see Allow.")
+    }
+
     /// The operator ended the session.
     #[must_use]
     pub fn session_ended() -> Self {

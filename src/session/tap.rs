@@ -130,7 +130,7 @@ impl Tap {
             bytes,
             chars = message.characters,
             since_start_ms = millis(now - self.started),
-            text_logged = text.as_deref(),
+            text = text.as_deref(),
         );
     }
 

@@ -1,0 +1,342 @@
+//! The relay's life: ports, parts, signals, the end.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use super::banner::{Access, Facts, Upstream as Shown, banner};
+use super::signals::{Signals, Wish};
+use super::single_use::TokensInBooks;
+use super::sources;
+use crate::auth::Directory;
+use crate::config::{Bind, Settings, Sources};
+use crate::http::{
+    CallerRules, Gateway, Parts, Plans, ServerTls, how_to_trust, serve_clients, serve_operator,
+};
+use crate::metrics::Metrics;
+use crate::protocol::{Problem, Secrets};
+use crate::quota::{Limits, Quota, Rates};
+use crate::session::{Registry, SessionEnd};
+use crate::upstream::{BaseUrl, Upstream};
+use crate::{log, sandbox, usage};
+
+/// How long sessions that were told to end may take over it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Files and sockets besides those of sessions: listeners, the store, warm connections, the log.
+const RESERVED_FILES: u64 = 256;
+
+/// Runs the relay until a signal ends it.
+///
+/// # Errors
+/// One line that names the cause and the cure, before any client was served.
+pub fn run_relay(settings: Settings, sources: &Sources) -> Result<()> {
+    let log = log::init(&settings.log)?;
+    let result = runtime()?.block_on(relay(settings, sources));
+    drop(log);
+    result
+}
+
+/// Runs the sandbox alone, at `server.bind`, until a signal ends it.
+///
+/// # Errors
+/// One line that names the cause and the cure.
+pub fn run_sandbox(settings: &Settings) -> Result<()> {
+    let log = log::init(&settings.log)?;
+    let result = runtime()?.block_on(async {
+        let mut signals = Signals::new().context("cannot catch signals")?;
+        let listener = listen("server.bind", settings.server.bind).await?;
+        let address = listener.local_addr()?;
+        say(&format!(
+            "xi-relay sandbox, an offline ElevenLabs\n  listening  ws://{address} and http://{address}\n"
+        ));
+        tracing::info!(address = %address, "listening");
+        let stopped = CancellationToken::new();
+        let serving = sandbox::serve(listener, settings.sandbox.clone(), stopped.clone());
+        let stopping = async {
+            signals.stop().await;
+            stopped.cancel();
+        };
+        tokio::join!(serving, stopping).0.context("the sandbox failed")
+    });
+    drop(log);
+    result
+}
+
+/// A runtime with a thread for each processor; on one processor, the caller's thread alone.
+fn runtime() -> Result<Runtime> {
+    let one = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+    let mut builder = match one {
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build().context("cannot start the runtime")
+}
+
+async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
+    let mut signals = Signals::new().context("cannot catch signals")?;
+    let max_sockets = max_sockets();
+    let clients_listener = listen("server.bind", settings.server.bind).await?;
+    let operator_listener = listen("operator.bind", settings.operator.bind).await?;
+    let tls = ServerTls::load(&settings.server.tls)?.map(Arc::new);
+    let stopped = CancellationToken::new();
+
+    let sandbox_reason = sandbox_reason(&settings);
+    let (base_url, is_local) = match sandbox_reason {
+        Some(_) => (start_sandbox(&settings, stopped.clone()).await?, true),
+        None => (settings.upstream.base_url.clone().unwrap_or_else(BaseUrl::elevenlabs), false),
+    };
+    let api_key = match (&settings.api_key, is_local) {
+        (None, true) => Some("sandbox".to_owned().into()),
+        (key, _) => key.clone(),
+    };
+    let mut upstream_config = settings.upstream.clone();
+    if is_local && !upstream_config.warm.sandbox {
+        upstream_config.warm.max = 0;
+    }
+    let upstream = Upstream::new(base_url.clone(), &upstream_config, api_key, is_local)?;
+    let upstream = Arc::new(upstream);
+    let books = usage::open(&settings.usage, usage::WallClock::system(), Arc::default())
+        .await
+        .map_err(|error| anyhow!("{error}"))?;
+    let quota = Quota::new(Arc::clone(&books), Rates::new(&settings.rates)?);
+    let directory = Arc::new(Directory::new(
+        &settings.auth,
+        &settings.clients,
+        &plan_names(&settings),
+        Arc::new(TokensInBooks(Arc::clone(&books))),
+    )?);
+    let metrics = Arc::new(Metrics::new(&settings.metrics, settings.rates.0.keys().cloned()));
+    log::register_metrics(&metrics);
+    sources::register_upstream(&metrics, Arc::clone(&upstream));
+    sources::register_quota(&metrics, quota.clone());
+    let registry = Arc::new(Registry::default());
+    let gateway = Gateway::new(Parts {
+        callers: CallerRules {
+            origins: settings.http.allowed_origins.clone(),
+            hosts: settings.http.allowed_hosts.clone(),
+            bind: settings.server.bind.0.ip(),
+        },
+        config: settings.http.clone(),
+        timing: settings.timing.clone(),
+        directory: Arc::clone(&directory),
+        plans: plans(&settings)?,
+        quota: quota.clone(),
+        upstream: Arc::clone(&upstream),
+        max_upstream_message_bytes: settings.upstream.max_message_bytes,
+        secrets: Arc::new(Secrets::new(settings.api_key.iter())),
+        metrics,
+        registry: Arc::clone(&registry),
+        max_sockets,
+        logs_text: settings.log.text == log::Text::Full,
+    });
+
+    tokio::spawn({
+        let upstream = Arc::clone(&upstream);
+        async move { upstream.keep_warm().await }
+    });
+    tokio::spawn({
+        let directory = Arc::clone(&directory);
+        async move { directory.keep_keys_fresh().await }
+    });
+    tokio::spawn(recheck_on_changes(Arc::clone(&gateway)));
+    let (address, operator) = (clients_listener.local_addr()?, operator_listener.local_addr()?);
+    tokio::spawn(serve_clients(
+        clients_listener,
+        tls.clone(),
+        Arc::clone(&gateway),
+        stopped.clone(),
+    ));
+    tokio::spawn(serve_operator(operator_listener, Arc::clone(&gateway), stopped.clone()));
+    announce(&settings, address, operator, tls.as_deref(), &base_url, sandbox_reason.as_deref());
+
+    let mut drain_timeout = settings.server.drain_timeout;
+    loop {
+        match signals.next().await {
+            Wish::Stop => break,
+            Wish::Reload => {
+                match reload(sources, &gateway, &directory, &quota, tls.as_deref(), &upstream) {
+                    Ok(settings) => {
+                        drain_timeout = settings.server.drain_timeout;
+                        tracing::info!("configuration reloaded");
+                    }
+                    Err(error) => tracing::error!(
+                        cause = format!("{error:#}"),
+                        "configuration not reloaded; the old one stays in force"
+                    ),
+                }
+            }
+        }
+    }
+    drain(&gateway, &registry, drain_timeout, &mut signals).await;
+    stopped.cancel();
+    books.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets live sessions finish, ends what is left at the deadline, or at once on a second signal.
+async fn drain(
+    gateway: &Gateway,
+    registry: &Registry,
+    drain_timeout: Duration,
+    signals: &mut Signals,
+) {
+    gateway.start_draining();
+    tracing::info!(live = registry.len(), "draining");
+    let end = SessionEnd::Refused(Problem::service_restart());
+    tokio::select! {
+        () = registry.drain(drain_timeout, &end) => {}
+        () = signals.stop() => {
+            for live in registry.all() {
+                live.end(end.clone());
+            }
+        }
+    }
+    // Those that were told to end say so to their clients and settle.
+    let _ = tokio::time::timeout(LAST_WORDS, registry.emptied()).await;
+    let _ = tokio::time::timeout(LAST_WORDS, gateway.sockets_closed()).await;
+}
+
+/// Reads the configuration again; nothing changes unless all of it can be used.
+fn reload(
+    sources: &Sources,
+    gateway: &Gateway,
+    directory: &Directory,
+    quota: &Quota,
+    tls: Option<&ServerTls>,
+    upstream: &Upstream,
+) -> Result<Settings> {
+    let settings = Settings::load(sources)?;
+    let plans = plans(&settings)?;
+    let rates = Rates::new(&settings.rates)?;
+    if let Some(tls) = tls {
+        tls.reload(&settings.server.tls)?;
+    }
+    directory.reload(&settings.auth, &settings.clients, &plan_names(&settings))?;
+    quota.set_rates(rates);
+    if settings.api_key.is_some() {
+        upstream.set_api_key(settings.api_key.clone());
+        gateway.set_secrets(Secrets::new(settings.api_key.iter()));
+    }
+    gateway.reload(plans);
+    Ok(settings)
+}
+
+/// Ends live sessions whose token is taken back, whenever one is.
+async fn recheck_on_changes(gateway: Arc<Gateway>) {
+    let mut changes = gateway.access_changes();
+    while changes.changed().await.is_ok() {
+        gateway.recheck();
+    }
+}
+
+/// Why sessions go to the sandbox, if they do.
+fn sandbox_reason(settings: &Settings) -> Option<String> {
+    match &settings.upstream.base_url {
+        Some(base_url) if base_url.is_sandbox() => {
+            Some("upstream.base_url is \"sandbox\"".to_owned())
+        }
+        Some(_) => None,
+        None if settings.api_key.is_some() => None,
+        None => Some("ELEVENLABS_API_KEY is not set".to_owned()),
+    }
+}
+
+/// Starts the sandbox on a port of its own; the relay knows it as any other upstream.
+async fn start_sandbox(settings: &Settings, stopped: CancellationToken) -> Result<BaseUrl> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot start the sandbox")?;
+    let address = listener.local_addr()?;
+    let config = settings.sandbox.clone();
+    tokio::spawn(async move {
+        if let Err(error) = sandbox::serve(listener, config, stopped).await {
+            tracing::error!(cause = %error, "the sandbox has stopped");
+        }
+    });
+    Ok(BaseUrl::parse(&format!("ws://{address}"))?)
+}
+
+async fn listen(key: &str, bind: Bind) -> Result<TcpListener> {
+    TcpListener::bind(bind.0).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "{bind} is in use already: stop what listens there, or set `{key}` to another address"
+        ),
+        _ => anyhow!("cannot listen on {bind}: {error}; set `{key}` to an address of this machine"),
+    })
+}
+
+fn plan_names(settings: &Settings) -> BTreeSet<Arc<str>> {
+    settings.plans.keys().map(|name| name.as_str().into()).collect()
+}
+
+fn plans(settings: &Settings) -> Result<Plans> {
+    let limits = settings.plans.iter().map(|(name, plan)| {
+        let limits = Arc::new(Limits::new(name, plan)?);
+        Ok((Arc::clone(&limits.plan), limits))
+    });
+    limits.collect()
+}
+
+/// Raises the limit on open files as far as allowed; two of them make a session.
+fn max_sockets() -> usize {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+    usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX).max(1)
+}
+
+fn announce(
+    settings: &Settings,
+    clients: SocketAddr,
+    operator: SocketAddr,
+    tls: Option<&ServerTls>,
+    base_url: &BaseUrl,
+    sandbox_reason: Option<&str>,
+) {
+    let base_url = base_url.to_string();
+    let ca = tls.and_then(ServerTls::ca_to_trust);
+    say(&banner(&Facts {
+        clients,
+        has_tls: tls.is_some(),
+        path_prefix: &settings.http.path_prefix,
+        operator,
+        upstream: match sandbox_reason {
+            Some(because) => Shown::Sandbox { because },
+            None => Shown::Remote {
+                base_url: &base_url,
+                has_key: settings.api_key.is_some(),
+            },
+        },
+        access: match settings.auth.is_open(&settings.clients) {
+            true => Access::Open,
+            false => Access::Tokens {
+                n_clients: settings.clients.len(),
+                n_issuers: settings.auth.jwt.len(),
+            },
+        },
+        store: &settings.usage.store.to_string(),
+        warnings: &settings.warnings,
+    }));
+    if let Some(ca) = ca {
+        say(&how_to_trust(ca));
+    }
+    tracing::info!(
+        address = %clients,
+        operator = %operator,
+        certificate = ca.map(|path| path.display().to_string()),
+        "listening",
+    );
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Tells the person at the terminal; there may be none.
+fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
