@@ -13,7 +13,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use secrecy::SecretString;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Presence};
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::{invalid_body, response};
 use super::{body, identify};
@@ -147,7 +147,15 @@ async fn prepare(
     let registry = &gateway.parts.registry;
     let characters = message.characters;
     Ok(Exchange {
-        registration: registry.enter(ask.id, identity.clone(), ask.endpoint, wish.voice.clone()),
+        presence: Presence {
+            registration: registry.enter(
+                ask.id,
+                identity.clone(),
+                ask.endpoint,
+                wish.voice.clone(),
+            ),
+            _place: place,
+        },
         gateway: Arc::clone(gateway),
         admission,
         tap,
@@ -169,7 +177,6 @@ async fn prepare(
         started: ask.started,
         deadline: now + limits.max_session_duration,
         expiry: expiry(identity, now),
-        place,
     })
 }
 

@@ -19,6 +19,7 @@ mod quota;
 mod secrets;
 mod shutdown;
 mod sockets;
+mod synthesis;
 mod tidy;
 mod upgrade;
 mod upstream_faults;
