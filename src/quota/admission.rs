@@ -45,6 +45,13 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Whether it brought the characters. They stay reserved, so a crash counts them as spent, until
+    /// it is applied or dropped.
+    #[must_use]
+    pub fn is_granted(&self) -> bool {
+        self.outcome.is_ok()
+    }
+
     /// Takes the characters out, or says why there are none.
     fn redeem(mut self) -> Result<Characters, Refusal> {
         let outcome = std::mem::replace(&mut self.outcome, Err(Refusal::StoreUnavailable));
