@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 
 use super::health;
+use super::usage::{self, UsageArguments};
 use crate::auth::NewToken;
 use crate::config::{Settings, Sources};
 use crate::ids::ClientId;
@@ -34,6 +35,8 @@ enum Command {
     /// Make tokens for clients
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print who used what, from the usage store
+    Usage(UsageArguments),
     /// Exit with 0 when the running relay is ready, else with 1
     Health,
 }
@@ -80,6 +83,11 @@ pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -
         Command::Check => check(&sources()?, out, remarks).map(|()| Outcome::Done),
         Command::Token(TokenCommand::New { client, plan }) => {
             new_token(&client, &plan, out).context("cannot print the token")?;
+            Ok(Outcome::Done)
+        }
+        Command::Usage(arguments) => {
+            let settings = Settings::load(&sources()?)?;
+            usage::print(&arguments, &settings.usage, out)?;
             Ok(Outcome::Done)
         }
         Command::Health => {

@@ -7,5 +7,6 @@ mod relay;
 mod signals;
 mod single_use;
 mod sources;
+mod usage;
 
 pub use relay::{run_relay, run_sandbox};

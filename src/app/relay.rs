@@ -131,6 +131,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         quota: quota.clone(),
         upstream: Arc::clone(&upstream),
         max_upstream_message_bytes: settings.upstream.max_message_bytes,
+        max_dialogue_sessions: settings.upstream.max_dialogue_sessions,
         secrets: Arc::new(Secrets::new(settings.api_key.iter())),
         metrics,
         registry: Arc::clone(&registry),

@@ -26,8 +26,7 @@ pub use self::listen::{Bind, Operator, Server};
 
 use self::reader::Reader;
 use self::tree::Table;
-use crate::quota::{PlanConfig, RatesConfig};
-use crate::{auth, http, log, metrics, sandbox, session, upstream, usage};
+use crate::{auth, http, log, metrics, quota, sandbox, session, upstream, usage};
 
 /// Every key with its default and a line about it.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -58,9 +57,9 @@ pub struct Settings {
     /// `[[clients]]`
     pub clients: Vec<auth::ClientConfig>,
     /// `[plans.NAME]`
-    pub plans: BTreeMap<String, PlanConfig>,
+    pub plans: BTreeMap<String, quota::PlanConfig>,
     /// `[credits_per_character]`
-    pub rates: RatesConfig,
+    pub rates: quota::RatesConfig,
     /// `[usage]`
     pub usage: usage::Config,
     /// `[log]`

@@ -126,12 +126,19 @@ impl Fault {
 
     fn into_error(self, path: &str, origin: &Origin) -> Error {
         let (path, origin) = self.at.unwrap_or_else(|| (path.to_owned(), origin.clone()));
+        // Names that people use, for those of the deserializer.
+        let wanted = match self.wanted.as_str() {
+            "a duration" => "a duration such as \"20s\"",
+            "a sequence" => "a list",
+            "a map" => "a table",
+            wanted => wanted,
+        };
         let message = match self.found {
             Some(found) if !is_secret(&path) && !found.contains('@') => {
-                format!("`{path}` must be {}, not {found}", self.wanted)
+                format!("`{path}` must be {wanted}, not {found}")
             }
-            Some(_) => format!("`{path}` must be {}", self.wanted),
-            None => format!("`{path}`: {}", self.wanted),
+            Some(_) => format!("`{path}` must be {wanted}"),
+            None => format!("`{path}`: {wanted}"),
         };
         Error::new(Some(origin), message)
     }

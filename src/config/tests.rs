@@ -11,8 +11,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::http::TlsMode;
+use crate::quota::Rates;
 
 const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+/// An Ed25519 public key; its private half was thrown away.
+const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MCowBQYDK2VwAyEAQB+SyNVeEdGo16FHhX452dFw0qrCAIF7o9Bq8iREwGk=\n\
+    -----END PUBLIC KEY-----\n";
 
 /// Settings of a file and variables; the directory holds further files, `DIR` standing for it.
 struct Given {
@@ -67,7 +73,10 @@ impl Given {
 fn the_defaults_in_the_file_are_those_in_the_code() {
     let from_file = Settings::read(&tree::parse_defaults(DEFAULTS)).unwrap().0;
     let empty = tree::parse_defaults("[plans.default]\n");
-    let from_code = Settings::read(&empty).unwrap().0;
+    let mut from_code = Settings::read(&empty).unwrap().0;
+    // The rates lie over those in the code, where an empty table says nothing.
+    assert_eq!(Rates::new(&from_file.rates).unwrap(), Rates::default());
+    from_code.rates = from_file.rates.clone();
     let debug = |settings: &Settings| format!("{settings:#?}");
     assert_eq!(debug(&from_file), debug(&from_code));
     Settings::load(&Sources::default()).unwrap();
@@ -75,22 +84,28 @@ fn the_defaults_in_the_file_are_those_in_the_code() {
 
 #[test]
 fn the_file_of_defaults_names_every_key_there_is() {
-    let live = tree::parse_defaults(DEFAULTS);
-    let (_, reader) = Settings::read(&live).unwrap();
-    reader.finish(&live).unwrap();
+    let mut all = tree::parse_defaults(DEFAULTS);
+    let one_of_each = format!(
+        "[[clients]]\nid = \"web\"\ntoken_sha256 = \"{HASH}\"\n[auth.jwt.NAME]\nsecret = \"x\"\n"
+    );
+    tree::merge(&mut all, tree::parse_defaults(&one_of_each));
+    let (_, reader) = Settings::read(&all).unwrap();
+    reader.finish(&all).unwrap();
 
+    // Keys behind a `#` count: they are not set by default.
     let mut named = BTreeSet::new();
     let mut table = String::new();
     for line in DEFAULTS.lines() {
         let line = line.trim_start_matches("# ");
-        if let Some(head) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            table = head.0.trim_start_matches('[').to_owned();
+        if let Some((head, _)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            table = head.trim_start_matches('[').to_owned();
             named.insert(table.clone());
         } else if let Some((key, _)) = line.split_once(" = ") {
             named.insert(format!("{table}.{key}"));
         }
     }
     for key in reader.known() {
+        let key = key.replace("[0]", "");
         let is_table = named
             .iter()
             .any(|name| name.starts_with(&format!("{key}.")));
@@ -189,8 +204,9 @@ fn wrong_values_are_named_with_their_key_and_place() {
     given("[server]\nbind = 8080\n", &[]).fails(&["relay.toml:2: `server.bind` must be ", "8080"]);
     given("[server]\nbind = \"8080\"\n", &[])
         .fails(&["`server.bind`: give an IP address and a port"]);
-    given("[server]\nping_interval = \"soon\"\n", &[])
-        .fails(&["relay.toml:2: `server.ping_interval`"]);
+    given("[server]\nping_interval = \"soon\"\n", &[]).fails(&[
+        "relay.toml:2: `server.ping_interval` must be a duration such as \"20s\", not string \"soon\"",
+    ]);
     given("[log]\nformat = \"xml\"\n", &[])
         .fails(&["`log.format` must be \"auto\", \"pretty\" or \"json\", not \"xml\""]);
     given("[log]\nformat = 3\n", &[]).fails(&["`log.format`"]);
@@ -204,6 +220,36 @@ fn wrong_values_are_named_with_their_key_and_place() {
         .fails(&["`server.ping_interval` must be longer"]);
     given("[log]\nlevel = \"loud\"\n", &[]).fails(&["log.level: `loud`"]);
     given("[server\nbind = 1", &[]).fails(&["relay.toml:1: not valid TOML"]);
+}
+
+#[test]
+fn plans_rates_and_books_are_checked_by_their_own_rules() {
+    given("[plans.gold]\nmax_session_duration = \"0s\"\n", &[])
+        .fails(&["plans.gold.max_session_duration"]);
+    given(
+        "[plans.gold]\nwindows = [{ unit = \"words\", limit = 1, per = \"day\" }]\n",
+        &[],
+    )
+    .fails(&["relay.toml:2: `plans.gold.windows[0].unit` must be \"characters\""]);
+    given("[credits_per_character]\neleven_v3 = -1\n", &[])
+        .fails(&["credits_per_character.eleven_v3"]);
+    given("[usage]\nlease = \"1ms\"\n", &[]).fails(&["usage.lease"]);
+}
+
+#[test]
+fn the_examples_for_production_are_good() {
+    for example in ["production.toml", "replicas.toml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("config")
+            .join(example);
+        let text = fs::read_to_string(file).unwrap();
+        // Their files stand in for those of a real machine.
+        let text = text
+            .replace("/run/secrets", "DIR")
+            .replace("/etc/xi-relay", "DIR");
+        let given = given(&text, &[]).with_file("redis_password", "canary\n", 0o600);
+        given.with_file("backend.pem", PUBLIC_KEY, 0o644).load();
+    }
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Parts {
     pub upstream: Arc<Upstream>,
     /// The largest message from upstream, in bytes.
     pub max_upstream_message_bytes: u64,
+    /// The most sessions upstream on the dialogue sockets.
+    pub max_dialogue_sessions: usize,
     /// What may reach nobody, at the start.
     pub secrets: Arc<Secrets>,
     /// What is counted.
@@ -62,9 +64,11 @@ pub struct Gateway {
     pub(super) plans: ArcSwap<Plans>,
     secrets: ArcSwap<Secrets>,
     pub(super) unauthenticated: Arc<Semaphore>,
+    /// One permit for each session upstream on the dialogue sockets.
+    pub(super) dialogue_slots: Arc<Semaphore>,
+    pub(super) connections: ConnectionBuckets,
     /// One permit for each of upstream's lists that may be held in memory.
     pub(super) lookups: Semaphore,
-    pub(super) connections: ConnectionBuckets,
     sockets: AtomicUsize,
     sockets_closed: Notify,
     draining: AtomicBool,
@@ -91,13 +95,14 @@ impl Gateway {
         Arc::new(Self {
             plans: ArcSwap::from_pointee(parts.plans.clone()),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
-            lookups: Semaphore::new(MAX_LOOKUPS),
+            dialogue_slots: Arc::new(Semaphore::new(parts.max_dialogue_sessions)),
             connections: ConnectionBuckets::new(
                 parts.config.connections_per_second,
                 parts.config.connection_burst,
                 std::time::Instant::now(),
             ),
             secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
+            lookups: Semaphore::new(MAX_LOOKUPS),
             sockets: AtomicUsize::new(0),
             sockets_closed: Notify::new(),
             draining: AtomicBool::new(false),

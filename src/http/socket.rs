@@ -6,48 +6,23 @@
 //! error frame and close, as ElevenLabs itself does it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use axum::body::Body;
 use axum::response::Response;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::client_stream::ClientStream;
-use super::gateway::{Ask, Gateway, Place, expiry};
+use super::gateway::{Ask, Gateway, Place};
+use super::open::{Denied, Ready, open};
 use super::refusal::response;
+use super::refused::{self, Wish};
 use super::upgrade::Upgrade;
 use crate::auth::{self, Identity};
-use crate::ids::SessionId;
-use crate::protocol::{
-    self, Credential, CredentialName, DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, scan, subprotocols,
-};
-use crate::quota::{Admission, AdmissionRequest, Limits};
-use crate::session::{
-    Facts, Opening, Peer, Registration, Session, SessionEnd, Terms, without_credential,
-};
-use crate::upstream::{ConnectError, Connected, HandshakeError, Refusal};
-
-/// A client that has been let in, with its upstream open.
-struct Ready {
-    connected: Connected,
-    terms: Terms,
-    admission: Admission,
-    registration: Registration,
-    facts: Facts,
-}
-
-/// Why a client does not get its session.
-enum Denied {
-    /// By a rule of the relay.
-    Problem(Problem),
-    /// By upstream's HTTP answer, which a server-side client gets as it is.
-    Upstream(Refusal),
-    /// The session was ended while it was being set up.
-    Ended(SessionEnd),
-}
+use crate::protocol::{self, Credential, CredentialName, Problem, scan, subprotocols};
+use crate::session::{Opening, Peer, Session, SessionEnd, without_credential};
 
 /// Answers an upgrade request. `path_token` is that of a path under `/t/`.
 pub(super) async fn answer(
@@ -73,10 +48,13 @@ pub(super) async fn answer(
     };
     let offered = subprotocols(&head.headers);
     if let Some(credential) = protocol::header_credential(&head.headers) {
-        let identified = identify(&gateway, &ask, Some(&credential)).await;
-        let ready = match identified {
+        let ready = match identify(&gateway, &ask, Some(&credential)).await {
             Ok(identity) => open(&gateway, &ask, identity).await,
-            Err(problem) => Err(Denied::Problem(problem)),
+            Err(problem) => {
+                let code = problem.status;
+                refused::note(&gateway, &ask, None, Wish::default(), &problem.error, code);
+                Err(Denied::Problem(problem))
+            }
         };
         return match ready {
             Ok(ready) => {
@@ -117,25 +95,29 @@ async fn set_up(
     gateway: &Arc<Gateway>,
     ask: &Ask,
     credential: Option<Credential>,
-    unauthenticated: Option<tokio::sync::OwnedSemaphorePermit>,
+    unauthenticated: Option<OwnedSemaphorePermit>,
     peer: Peer<ClientStream>,
 ) -> Option<(Peer<ClientStream>, Ready)> {
     let timing = &gateway.parts.timing;
     let max_message_bytes = gateway.parts.config.max_unauthenticated_message_bytes;
     let mut opening = Opening::new(peer.stream, peer.read_ahead, max_message_bytes);
     let result = async {
-        let credential = match (credential, unauthenticated) {
-            (None, Some(_permit)) => Some(first_credential(gateway, ask, &mut opening).await?),
-            (credential, _) => credential,
+        let identified = async {
+            let credential = match (credential, unauthenticated) {
+                (None, Some(_permit)) => Some(first_credential(gateway, ask, &mut opening).await?),
+                (credential, _) => credential,
+            };
+            identify(gateway, ask, credential.as_ref()).await.map_err(SessionEnd::Refused)
         };
-        let identity =
-            identify(gateway, ask, credential.as_ref()).await.map_err(SessionEnd::Refused)?;
+        let identity = identified.await.inspect_err(|end| {
+            refused::note(gateway, ask, None, Wish::default(), &end.label(), end.client_code());
+        })?;
         if let Ok(limits) = gateway.limits(&identity) {
             opening.set_max_message_bytes(limits.max_message_bytes as u64);
         }
         tokio::select! {
             ready = open(gateway, ask, identity) => {
-                ready.map_err(|denied| denied.into_end(gateway))
+                ready.map_err(|denied| denied.end(gateway))
             }
             end = opening.gone() => Err(end),
         }
@@ -147,7 +129,6 @@ async fn set_up(
             Some((Peer { stream, read_ahead }, ready))
         }
         Err(end) => {
-            log_refusal(ask, &end);
             opening.refuse(end, ask.id, timing.refusal_delay, timing).await;
             None
         }
@@ -190,114 +171,6 @@ pub(super) async fn identify(
     Ok(identity)
 }
 
-/// Admits a known client and opens its upstream.
-async fn open(gateway: &Arc<Gateway>, ask: &Ask, identity: Identity) -> Result<Ready, Denied> {
-    let limits = gateway.limits(&identity)?;
-    let narrowing = identity.narrowing.as_ref();
-    let origin = ask.origin.as_ref();
-    let origin_allowed = origin.is_none_or(|origin| limits.allows_origin(origin.as_str()))
-        && narrowing.is_none_or(|narrowing| narrowing.allows_origin(origin));
-    if !origin_allowed {
-        return Err(Problem::origin_not_allowed().into());
-    }
-    let mut query = ask.query.clone();
-    for (name, value) in &limits.forced_parameters {
-        query.set(name, value);
-    }
-    let longest = limits.max_inactivity_timeout;
-    let inactivity = match ask.endpoint.is_dialogue() {
-        // The dialogue sockets have a fixed limit and no such parameter.
-        true => DEFAULT_INACTIVITY_TIMEOUT.min(longest),
-        false => query.clamp_inactivity_timeout(longest),
-    };
-    let voice = match &ask.voice {
-        Some(asked) => Some(limits.resolve_voice(asked).map_err(|refusal| {
-            gateway.parts.quota.note_refusal(&refusal);
-            Problem::from(&refusal)
-        })?),
-        None => None,
-    };
-    if let Some(voice) = &voice
-        && !narrowing.is_none_or(|narrowing| narrowing.allows_voice(voice))
-    {
-        return Err(Problem::voice_not_allowed().into());
-    }
-    let path = ask.endpoint.upstream_path(voice.as_ref());
-    let model = match query.get("model_id") {
-        Some(model) => model.into_owned(),
-        None => ask.endpoint.default_model().unwrap_or_default().to_owned(),
-    };
-    let format = match query.get("output_format") {
-        Some(format) => format.into_owned(),
-        None => DEFAULT_OUTPUT_FORMAT.to_owned(),
-    };
-    let terms = terms(gateway, ask, &identity, Arc::clone(&limits), inactivity);
-    let voice_name = voice.as_ref().map(ToString::to_string).unwrap_or_default();
-    let path_and_query =
-        if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") };
-
-    let admission = gateway
-        .parts
-        .quota
-        .admit(AdmissionRequest {
-            client: identity.client.clone(),
-            limits,
-            session: ask.id,
-            endpoint: ask.endpoint.as_str(),
-            voice,
-            model: model.clone(),
-            format: format.clone(),
-            cap: narrowing.and_then(|narrowing| narrowing.max_characters),
-            streaming: true,
-        })
-        .await
-        .map_err(|refusal| Denied::Problem(Problem::from(&refusal)))?;
-    let registration = gateway.parts.registry.enter(ask.id, identity, ask.endpoint, voice_name);
-    let admit_time = ask.started.elapsed();
-    let connected = tokio::select! {
-        connected = gateway.parts.upstream.connect(&path_and_query) => connected,
-        end = registration.live().ended() => return Err(Denied::Ended(end)),
-    };
-    let connected = match connected {
-        Ok(connected) => connected,
-        Err(ConnectError::Handshake(HandshakeError::Refused(refusal))) => {
-            return Err(Denied::Upstream(refusal));
-        }
-        Err(error) => {
-            tracing::warn!(session = %ask.id, cause = %error, "upstream is unavailable");
-            return Err(Denied::Problem(Problem::upstream_unavailable()));
-        }
-    };
-    let facts = Facts {
-        model,
-        format,
-        trace_id: connected.trace_id.clone(),
-        admit_time,
-        connect_time: connected.took,
-        logs_text: gateway.parts.logs_text,
-        status: None,
-    };
-    Ok(Ready { connected, terms, admission, registration, facts })
-}
-
-fn terms(
-    gateway: &Gateway,
-    ask: &Ask,
-    identity: &Identity,
-    limits: Arc<Limits>,
-    inactivity: Duration,
-) -> Terms {
-    Terms {
-        dialect: ask.endpoint.dialect().expect("only sockets come here"),
-        inactivity,
-        limits,
-        timing: gateway.parts.timing.clone(),
-        expiry: expiry(identity, Instant::now()),
-        max_upstream_message_bytes: gateway.parts.max_upstream_message_bytes,
-        secrets: gateway.secrets(),
-    }
-}
-
 async fn relay_upgraded(
     gateway: Arc<Gateway>,
     on_upgrade: OnUpgrade,
@@ -320,14 +193,14 @@ async fn relay(
     started: Instant,
     place: Place,
 ) {
-    let Ready { connected, terms, admission, registration, facts } = ready;
+    let Ready { connected, terms, admission, registration, facts, dialogue_slot } = ready;
     let upstream = Peer { stream: connected.stream, read_ahead: connected.read_ahead };
     let metrics = Arc::clone(&gateway.parts.metrics);
     drop(gateway);
     let session =
         Session { client, upstream, terms, admission, registration, facts, metrics, started };
     session.run().await;
-    drop(place);
+    drop((place, dialogue_slot));
 }
 
 /// The client's byte stream, once hyper has written the 101.
@@ -337,68 +210,4 @@ async fn upgraded(on_upgrade: OnUpgrade) -> Option<Peer<ClientStream>> {
         .downcast::<TokioIo<ClientStream>>()
         .expect("the listener serves nothing but client streams");
     Some(Peer { stream: parts.io.into_inner(), read_ahead: parts.read_buf.to_vec() })
-}
-
-fn log_refusal(ask: &Ask, end: &SessionEnd) {
-    tracing::info!(
-        session = %ask.id,
-        endpoint = ask.endpoint.as_str(),
-        ending = &*end.label(),
-        close_code = end.client_code(),
-        "session refused",
-    );
-}
-
-impl Denied {
-    /// For a client that has had its 101.
-    fn into_end(self, gateway: &Gateway) -> SessionEnd {
-        match self {
-            Self::Problem(problem) => SessionEnd::Refused(problem),
-            Self::Ended(end) => end,
-            Self::Upstream(refusal) => SessionEnd::Refused(upstream_problem(gateway, &refusal)),
-        }
-    }
-
-    /// For a client that still waits for an HTTP answer.
-    fn to_response(&self, gateway: &Gateway, request: SessionId) -> Response {
-        let refusal = match self {
-            Self::Problem(problem) => return response(problem, request),
-            Self::Ended(end) => {
-                let problem = end.problem().unwrap_or_else(Problem::system_busy);
-                return response(&problem, request);
-            }
-            Self::Upstream(refusal) => refusal,
-        };
-        let problem = upstream_problem(gateway, refusal);
-        if problem.error.starts_with("upstream_") {
-            return response(&problem, request);
-        }
-        let body = gateway.secrets().scrub(&refusal.body).into_owned();
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() =
-            http::StatusCode::from_u16(refusal.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
-        let headers = response.headers_mut();
-        for (name, value) in [
-            (CONTENT_TYPE, &refusal.content_type),
-            (RETRY_AFTER, &refusal.retry_after),
-            (http::HeaderName::from_static("x-trace-id"), &refusal.trace_id),
-        ] {
-            if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_str(value).ok())
-            {
-                headers.insert(name, value);
-            }
-        }
-        response
-    }
-}
-
-impl From<Problem> for Denied {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-/// Upstream's HTTP refusal in the relay's words where it is about the relay, else in its own.
-fn upstream_problem(gateway: &Gateway, refusal: &Refusal) -> Problem {
-    Problem::from_upstream(refusal.status, &refusal.body, &gateway.secrets())
 }

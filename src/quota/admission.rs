@@ -63,7 +63,8 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         if self.outcome.is_ok() {
             let left = self.meter.fill(self.characters, &self.charges);
-            self.inner.give_back_later(self.client.clone(), left.into_iter().collect());
+            self.inner
+                .give_back_later(self.client.clone(), left.into_iter().collect());
         }
     }
 }
@@ -79,10 +80,12 @@ impl Admission {
         if let Err(refusal) = self.fits_session(characters) {
             return Some(Err(self.inner.note(refusal)));
         }
-        self.meter.try_take(characters, self.inner.now_ms()).then(|| {
-            self.charged += characters;
-            Ok(())
-        })
+        self.meter
+            .try_take(characters, self.inner.now_ms())
+            .then(|| {
+                self.charged += characters;
+                Ok(())
+            })
     }
 
     /// Asks the store for a message that the block does not cover. Dropping the future is safe at
@@ -104,8 +107,17 @@ impl Admission {
         self.inner.runtime.spawn(async move {
             let rate = meter.live.opening.milli_rate;
             let charges: Arc<[Charge]> = limits.spending(inner.now_ms(), rate).into();
-            let outcome = inner.reserve(&client, &meter, &charges, characters, ahead).await;
-            let reservation = Reservation { inner, client, meter, characters, charges, outcome };
+            let outcome = inner
+                .reserve(&client, &meter, &charges, characters, ahead)
+                .await;
+            let reservation = Reservation {
+                inner,
+                client,
+                meter,
+                characters,
+                charges,
+                outcome,
+            };
             // Nobody waiting means that the reservation is dropped, which returns its characters.
             drop(reply.send(reservation));
         });
@@ -196,6 +208,9 @@ impl Admission {
 
     fn charged_record(&self, row: LedgerRow, outcome: Outcome) -> Record {
         let mut record = Record::new(row, outcome);
+        // The row of another session would free that one's slot.
+        record.session = self.opening.session.to_string();
+        record.client = self.opening.client.as_str().to_owned();
         record.characters_forwarded = self.charged;
         record.characters_asked = record.characters_asked.max(self.charged);
         record.milli_credits = self.milli_credits();
@@ -211,7 +226,10 @@ impl Admission {
         let limits = [self.limits.max_session_characters, self.cap];
         match limits.into_iter().flatten().min() {
             Some(limit) if self.charged.saturating_add(characters) > limit => {
-                Err(Refusal::SessionCharacters { limit, used: self.charged })
+                Err(Refusal::SessionCharacters {
+                    limit,
+                    used: self.charged,
+                })
             }
             _ => Ok(()),
         }

@@ -30,18 +30,28 @@ pub(super) struct Taken(Vec<(Arc<Meter>, Characters, Arc<[Charge]>)>);
 impl Taken {
     pub(super) fn adjust(&self) -> Vec<Adjust> {
         let parts = self.0.iter();
-        parts.map(|(meter, n, charges)| given_back(meter.live.opening.session, *n, charges)).collect()
+        parts
+            .map(|(meter, n, charges)| given_back(meter.live.opening.session, *n, charges))
+            .collect()
     }
 
     /// Puts it back after a request that never reached the store.
     pub(super) fn put_back(self) -> Vec<Adjust> {
-        self.0.into_iter().filter_map(|(meter, n, charges)| meter.fill(n, &charges)).collect()
+        self.0
+            .into_iter()
+            .filter_map(|(meter, n, charges)| meter.fill(n, &charges))
+            .collect()
     }
 }
 
 impl Client {
     fn new(id: ClientId) -> Self {
-        Self { id, turn: RwLock::new(()), meters: Mutex::default(), called_in: Mutex::default() }
+        Self {
+            id,
+            turn: RwLock::new(()),
+            meters: Mutex::default(),
+            called_in: Mutex::default(),
+        }
     }
 
     pub(super) fn join(&self, meter: Arc<Meter>) {
@@ -49,7 +59,9 @@ impl Client {
     }
 
     pub(super) fn leave(&self, meter: &Arc<Meter>) {
-        self.meters.lock().retain(|other| !Arc::ptr_eq(other, meter));
+        self.meters
+            .lock()
+            .retain(|other| !Arc::ptr_eq(other, meter));
     }
 
     pub(super) fn n_live(&self) -> usize {
@@ -63,7 +75,11 @@ impl Client {
 
     /// What of a window's counter sessions of this client hold unspent.
     pub(super) fn held_of(&self, key: WindowKey) -> u64 {
-        self.meters.lock().iter().map(|meter| meter.held_of(key)).sum()
+        self.meters
+            .lock()
+            .iter()
+            .map(|meter| meter.held_of(key))
+            .sum()
     }
 
     /// Takes from siblings what makes up for the lack, if together they hold it; else leaves them
@@ -76,16 +92,28 @@ impl Client {
         need: Characters,
     ) -> Option<Taken> {
         let lack = |charge: &Charge, used: u64| {
-            used.saturating_add(need.saturating_mul(charge.each)).saturating_sub(charge.limit)
+            used.saturating_add(need.saturating_mul(charge.each))
+                .saturating_sub(charge.limit)
         };
-        let mut lacks: Vec<(WindowKey, u64)> =
-            charges.iter().zip(used).map(|(charge, used)| (charge.key, lack(charge, *used))).collect();
+        let mut lacks: Vec<(WindowKey, u64)> = charges
+            .iter()
+            .zip(used)
+            .map(|(charge, used)| (charge.key, lack(charge, *used)))
+            .collect();
         let siblings: Vec<Arc<Meter>> = {
             let meters = self.meters.lock();
-            meters.iter().filter(|meter| !Arc::ptr_eq(meter, own)).cloned().collect()
+            meters
+                .iter()
+                .filter(|meter| !Arc::ptr_eq(meter, own))
+                .cloned()
+                .collect()
         };
         let in_reach = |(key, lack): &(WindowKey, u64)| {
-            siblings.iter().map(|meter| meter.held_of(*key)).sum::<u64>() >= *lack
+            siblings
+                .iter()
+                .map(|meter| meter.held_of(*key))
+                .sum::<u64>()
+                >= *lack
         };
         if !lacks.iter().all(in_reach) {
             return None;
@@ -97,7 +125,10 @@ impl Client {
             }
             if let Some((characters, block)) = meter.take_all() {
                 for (key, lack) in &mut lacks {
-                    let each = block.iter().find(|charge| charge.key == *key).map_or(0, |c| c.each);
+                    let each = block
+                        .iter()
+                        .find(|charge| charge.key == *key)
+                        .map_or(0, |c| c.each);
                     *lack = lack.saturating_sub(characters.saturating_mul(each));
                 }
                 taken.push((meter, characters, block));
@@ -144,7 +175,10 @@ impl Clients {
             .entry(id.clone())
             .or_insert_with(|| (Arc::new(Client::new(id.clone())), 0));
         *users += 1;
-        Arc::new(Presence { clients: self.clone(), client: client.clone() })
+        Arc::new(Presence {
+            clients: self.clone(),
+            client: client.clone(),
+        })
     }
 
     pub(super) fn get(&self, id: &ClientId) -> Option<Arc<Client>> {
@@ -152,7 +186,11 @@ impl Clients {
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Client>> {
-        self.0.lock().values().map(|(client, _)| client.clone()).collect()
+        self.0
+            .lock()
+            .values()
+            .map(|(client, _)| client.clone())
+            .collect()
     }
 }
 

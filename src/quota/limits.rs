@@ -13,7 +13,12 @@ use crate::usage::{Characters, Charge, Unit, WindowKey};
 const LARGEST_WINDOW: u64 = 1_000_000_000_000;
 
 /// Query parameters that a plan may not force, since they would carry a credential.
-const CREDENTIALS: [&str; 4] = ["xi-api-key", "xi_api_key", "authorization", "single_use_token"];
+const CREDENTIALS: [&str; 4] = [
+    "xi-api-key",
+    "xi_api_key",
+    "authorization",
+    "single_use_token",
+];
 
 /// A validated plan. Shared by all sessions under it.
 #[derive(Clone, Debug)]
@@ -60,10 +65,24 @@ impl Limits {
     /// The first value that cannot be, by its key.
     pub fn new(name: &str, plan: &PlanConfig) -> Result<Self, InvalidPlan> {
         let check = Check { plan: name };
-        check.range("max_concurrent_sessions", plan.max_concurrent_sessions, 1, 1_000_000)?;
-        check.range("max_messages_per_second", plan.max_messages_per_second.into(), 1, 100_000)?;
+        check.range(
+            "max_concurrent_sessions",
+            plan.max_concurrent_sessions,
+            1,
+            1_000_000,
+        )?;
+        check.range(
+            "max_messages_per_second",
+            plan.max_messages_per_second.into(),
+            1,
+            100_000,
+        )?;
         check.duration("max_inactivity_timeout", plan.max_inactivity_timeout, 3600)?;
-        check.duration("max_session_duration", plan.max_session_duration, 30 * 86_400)?;
+        check.duration(
+            "max_session_duration",
+            plan.max_session_duration,
+            30 * 86_400,
+        )?;
         if let Some(characters) = plan.max_session_characters {
             check.range("max_session_characters", characters, 1, LARGEST_WINDOW)?;
         }
@@ -85,9 +104,11 @@ impl Limits {
             windows: plan.windows.clone(),
             voices: check.each("voices", &plan.voices, |voice| VoiceId::parse(voice).ok())?,
             aliases: check.aliases(&plan.voice_aliases)?,
-            models: check.each("models", &plan.models, |model| word(model))?,
-            formats: check.each("output_formats", &plan.output_formats, |format| word(format))?,
-            origins: check.each("origins", &plan.origins, |text| origin(text))?,
+            models: check.each("models", &plan.models, word)?,
+            formats: check.each("output_formats", &plan.output_formats, |format| {
+                word(format)
+            })?,
+            origins: check.each("origins", &plan.origins, origin)?,
         })
     }
 
@@ -97,7 +118,9 @@ impl Limits {
     /// [`Refusal::Voice`] when the plan does not allow it.
     pub fn resolve_voice(&self, asked: &VoiceId) -> Result<VoiceId, Refusal> {
         let voice = self.aliases.get(asked).unwrap_or(asked);
-        self.allows_voice(voice).then(|| voice.clone()).ok_or(Refusal::Voice)
+        self.allows_voice(voice)
+            .then(|| voice.clone())
+            .ok_or(Refusal::Voice)
     }
 
     /// Whether a real voice may be used; for the list of voices that a client sees.
@@ -168,10 +191,16 @@ impl Limits {
         let charge = |window: &WindowConfig| {
             let key = WindowKey::at(window.unit, window.per, now_ms);
             match window.unit {
-                Unit::Characters => Some(Charge { key, limit: window.limit, each: 1 }),
-                Unit::Credits => {
-                    Some(Charge { key, limit: window.limit * 1000, each: milli_rate })
-                }
+                Unit::Characters => Some(Charge {
+                    key,
+                    limit: window.limit,
+                    each: 1,
+                }),
+                Unit::Credits => Some(Charge {
+                    key,
+                    limit: window.limit * 1000,
+                    each: milli_rate,
+                }),
                 Unit::Sessions => None,
             }
         };
@@ -180,9 +209,18 @@ impl Limits {
 
     /// What a session's start is charged to at this moment.
     pub(super) fn starts(&self, now_ms: i64) -> Vec<Charge> {
-        let starts = self.windows.iter().filter(|window| window.unit == Unit::Sessions);
+        let starts = self
+            .windows
+            .iter()
+            .filter(|window| window.unit == Unit::Sessions);
         let key = |window: &WindowConfig| WindowKey::at(window.unit, window.per, now_ms);
-        starts.map(|window| Charge { key: key(window), limit: window.limit, each: 1 }).collect()
+        starts
+            .map(|window| Charge {
+                key: key(window),
+                limit: window.limit,
+                each: 1,
+            })
+            .collect()
     }
 }
 
@@ -203,7 +241,11 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn wrong<T>(&self, key: impl Into<String>, rule: impl Into<String>) -> Result<T, InvalidPlan> {
-        Err(InvalidPlan { plan: self.plan.to_owned(), key: key.into(), rule: rule.into() })
+        Err(InvalidPlan {
+            plan: self.plan.to_owned(),
+            key: key.into(),
+            rule: rule.into(),
+        })
     }
 
     fn range(&self, key: &str, value: u64, least: u64, most: u64) -> Result<(), InvalidPlan> {
@@ -223,7 +265,12 @@ impl Check<'_> {
     fn windows(&self, windows: &[WindowConfig]) -> Result<(), InvalidPlan> {
         let mut seen = BTreeSet::new();
         for (index, window) in windows.iter().enumerate() {
-            self.range(&format!("windows[{index}].limit"), window.limit, 1, LARGEST_WINDOW)?;
+            self.range(
+                &format!("windows[{index}].limit"),
+                window.limit,
+                1,
+                LARGEST_WINDOW,
+            )?;
             if !seen.insert((window.unit, window.per)) {
                 let (unit, per) = (window.unit.as_str(), window.per.as_str());
                 let rule = format!("is a second window of {unit} per {per}; keep one");
@@ -239,17 +286,22 @@ impl Check<'_> {
         values: &[String],
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<BTreeSet<T>, InvalidPlan> {
-        let parsed = values.iter().enumerate().map(|(index, value)| match parse(value) {
-            Some(parsed) => Ok(parsed),
-            None => self.wrong(
-                format!("{key}[{index}]"),
-                match key {
-                    "voices" => "must be a voice id: 1 to 64 of A-Z a-z 0-9 _ -",
-                    "origins" => "must be an origin such as https://app.example.com, without a path",
-                    _ => "must be 1 to 128 printable ASCII characters",
-                },
-            ),
-        });
+        let parsed = values
+            .iter()
+            .enumerate()
+            .map(|(index, value)| match parse(value) {
+                Some(parsed) => Ok(parsed),
+                None => self.wrong(
+                    format!("{key}[{index}]"),
+                    match key {
+                        "voices" => "must be a voice id: 1 to 64 of A-Z a-z 0-9 _ -",
+                        "origins" => {
+                            "must be an origin such as https://app.example.com, without a path"
+                        }
+                        _ => "must be 1 to 128 printable ASCII characters",
+                    },
+                ),
+            });
         parsed.collect()
     }
 
@@ -272,10 +324,16 @@ impl Check<'_> {
     fn parameter(&self, name: &str, value: &str) -> Result<(String, String), InvalidPlan> {
         let key = || format!("forced_parameters.{name}");
         if CREDENTIALS.contains(&name.to_ascii_lowercase().as_str()) {
-            return self.wrong(key(), "would carry a credential; the upstream key is set in [upstream]");
+            return self.wrong(
+                key(),
+                "would carry a credential; the upstream key is set in [upstream]",
+            );
         }
         if word(name).is_none() || value.len() > 1024 || value.chars().any(char::is_control) {
-            return self.wrong(key(), "must be a short parameter without control characters");
+            return self.wrong(
+                key(),
+                "must be a short parameter without control characters",
+            );
         }
         Ok((name.to_owned(), value.to_owned()))
     }
@@ -338,7 +396,10 @@ mod tests {
             "plans.p.forced_parameters.Authorization would carry a credential; \
              the upstream key is set in [upstream]",
         );
-        for unknown in ["window = []", "windows = [{ unit = \"bytes\", limit = 1, per = \"day\" }]"] {
+        for unknown in [
+            "window = []",
+            "windows = [{ unit = \"bytes\", limit = 1, per = \"day\" }]",
+        ] {
             assert!(toml::from_str::<PlanConfig>(unknown).is_err(), "{unknown}");
         }
     }
@@ -356,14 +417,28 @@ mod tests {
     fn forced_parameters_are_text() {
         let limits = plan("forced_parameters = { enable_logging = false, seed = 7 }").unwrap();
         let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(limits.forced_parameters, [text("enable_logging", "false"), text("seed", "7")]);
+        assert_eq!(
+            limits.forced_parameters,
+            [text("enable_logging", "false"), text("seed", "7")]
+        );
     }
 
     #[test]
     fn credits_are_counted_in_thousandths() {
         let window = "windows = [{ unit = \"credits\", limit = 10, per = \"hour\" }]";
         let charges = plan(window).unwrap().spending(0, 500);
-        let key = WindowKey { unit: Unit::Credits, per: Per::Hour, start: 0 };
-        assert_eq!(charges, [Charge { key, limit: 10_000, each: 500 }]);
+        let key = WindowKey {
+            unit: Unit::Credits,
+            per: Per::Hour,
+            start: 0,
+        };
+        assert_eq!(
+            charges,
+            [Charge {
+                key,
+                limit: 10_000,
+                each: 500
+            }]
+        );
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Meter {
 
 #[derive(Default)]
 struct Block {
-    /// What the held characters were charged to.
+    /// What the held characters were charged to; they may only be spent under the same limits.
     charges: Arc<[Charge]>,
     /// Corrections that the store does not know yet.
     pending: Vec<Adjust>,
@@ -48,7 +48,9 @@ impl Meter {
         now_ms < self.valid_until_ms.load(Ordering::Relaxed)
             && self
                 .held
-                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |held| held.checked_sub(characters))
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |held| {
+                    held.checked_sub(characters)
+                })
                 .is_ok()
     }
 
@@ -60,7 +62,11 @@ impl Meter {
     /// What of a window's counter this session holds unspent.
     pub(super) fn held_of(&self, key: WindowKey) -> u64 {
         let block = self.block.lock();
-        let each = block.charges.iter().find(|charge| charge.key == key).map_or(0, |c| c.each);
+        let each = block
+            .charges
+            .iter()
+            .find(|charge| charge.key == key)
+            .map_or(0, |c| c.each);
         self.held().saturating_mul(each)
     }
 
@@ -74,7 +80,7 @@ impl Meter {
     pub(super) fn take_for(&self, charges: &[Charge]) -> Characters {
         let mut block = self.block.lock();
         let held = self.held.swap(0, Ordering::AcqRel);
-        if held == 0 || same(&block.charges, charges) {
+        if held == 0 || *block.charges == *charges {
             return held;
         }
         let adjust = given_back(self.session(), held, &block.charges);
@@ -97,7 +103,7 @@ impl Meter {
         if block.closed {
             return (characters > 0).then(|| given_back(self.session(), characters, charges));
         }
-        if !same(&block.charges, charges) {
+        if block.charges != *charges {
             let held = self.held.swap(0, Ordering::AcqRel);
             if held > 0 {
                 let adjust = given_back(self.session(), held, &block.charges);
@@ -106,8 +112,11 @@ impl Meter {
         }
         block.charges = charges.clone();
         self.held.fetch_add(characters, Ordering::AcqRel);
-        let ends = charges.iter().map(|charge| charge.key.end().saturating_mul(1000));
-        self.valid_until_ms.store(ends.min().unwrap_or(i64::MAX), Ordering::Relaxed);
+        let ends = charges
+            .iter()
+            .map(|charge| charge.key.end().saturating_mul(1000));
+        self.valid_until_ms
+            .store(ends.min().unwrap_or(i64::MAX), Ordering::Relaxed);
         None
     }
 
@@ -128,7 +137,9 @@ impl Meter {
     /// Keeps corrections after a request that failed. When it may have been carried out, a second
     /// giving back could free what is spent; a second charge cannot.
     pub(super) fn keep_pending(&self, pending: Vec<Adjust>, maybe_done: bool) {
-        let kept = pending.into_iter().filter(|adjust| !maybe_done || adjust.characters > 0);
+        let kept = pending
+            .into_iter()
+            .filter(|adjust| !maybe_done || adjust.characters > 0);
         self.block.lock().pending.extend(kept);
     }
 
@@ -143,12 +154,6 @@ impl Meter {
         }
         adjust
     }
-}
-
-/// Whether characters taken from the windows of one may be spent under the other.
-fn same(one: &[Charge], other: &[Charge]) -> bool {
-    let what = |charge: &Charge| (charge.key, charge.each);
-    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| what(a) == what(b))
 }
 
 /// The correction that gives characters back to the windows they were taken from.

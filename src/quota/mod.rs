@@ -114,7 +114,10 @@ impl Quota {
     /// # Errors
     /// The limit. The caller enters the refusal with [`record_refused`](Self::record_refused).
     pub async fn admit(&self, request: AdmissionRequest) -> Result<Admission, Refusal> {
-        self.inner.admit(request).await.map_err(|refusal| self.inner.note(refusal))
+        self.inner
+            .admit(request)
+            .await
+            .map_err(|refusal| self.inner.note(refusal))
     }
 
     /// Enters a refused session or request in the ledger, in the background.
@@ -122,7 +125,10 @@ impl Quota {
         let mut record = Record::new(row, Outcome::Refused);
         record.characters_forwarded = 0;
         record.milli_credits = 0;
-        self.inner.books.settle_later(Settle { record, adjust: Vec::new() });
+        self.inner.books.settle_later(Settle {
+            record,
+            adjust: Vec::new(),
+        });
     }
 
     /// Counts a refusal that was found outside, such as a voice named in a message.
@@ -132,21 +138,33 @@ impl Quota {
 
     /// Refusals since the process started, by the limit's name.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let counts = self.inner.refusals.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = self
+            .inner
+            .refusals
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
         Refusal::LIMIT_NAMES.into_iter().zip(counts)
     }
 
     /// Characters that live sessions hold unspent.
     #[must_use]
     pub fn reserved_ahead(&self) -> Characters {
-        self.inner.clients.all().iter().map(|client| client.held()).sum()
+        self.inner
+            .clients
+            .all()
+            .iter()
+            .map(|client| client.held())
+            .sum()
     }
 
     /// Live sessions of this process by client.
     #[must_use]
     pub fn live_sessions(&self) -> Vec<(ClientId, usize)> {
         let clients = self.inner.clients.all();
-        clients.iter().map(|client| (client.id.clone(), client.n_live())).collect()
+        clients
+            .iter()
+            .map(|client| (client.id.clone(), client.n_live()))
+            .collect()
     }
 }
 
@@ -162,7 +180,11 @@ struct Inner {
 enum Attempt {
     Granted,
     /// Too little; what was needed beyond the session's own, and what the counters show.
-    Short { need: Characters, window: usize, used: Vec<u64> },
+    Short {
+        need: Characters,
+        window: usize,
+        used: Vec<u64>,
+    },
     Down(Unavailable),
 }
 
@@ -177,17 +199,28 @@ impl Inner {
     }
 
     async fn admit(self: &Arc<Self>, request: AdmissionRequest) -> Result<Admission, Refusal> {
-        let AdmissionRequest { limits, cap, streaming, .. } = &request;
+        let AdmissionRequest {
+            limits,
+            cap,
+            streaming,
+            ..
+        } = &request;
         let (limits, cap) = (limits.clone(), *cap);
         check_allowed(&request)?;
-        let ahead = if *streaming { self.books.reserve_ahead() } else { 0 };
+        let ahead = if *streaming {
+            self.books.reserve_ahead()
+        } else {
+            0
+        };
         let now_ms = self.now_ms();
         let opening = Arc::new(Opening {
             session: request.session,
             milli_rate: self.rates.load().milli_rate(&request.model),
             plan: limits.plan.clone(),
             endpoint: request.endpoint,
-            voice: request.voice.map_or_else(String::new, |voice| voice.as_str().to_owned()),
+            voice: request
+                .voice
+                .map_or_else(String::new, |voice| voice.as_str().to_owned()),
             model: request.model,
             format: request.format,
             started_ms: now_ms,
@@ -231,7 +264,9 @@ impl Inner {
     ) -> Result<(Arc<LiveSession>, Characters), Refusal> {
         match self.books.admit(admit).await {
             Ok((Admitted::Granted { ahead }, live)) => Ok((live, ahead)),
-            Ok((Admitted::Busy { .. }, _)) => Err(Refusal::Sessions { limit: admit.max_concurrent }),
+            Ok((Admitted::Busy { .. }, _)) => Err(Refusal::Sessions {
+                limit: admit.max_concurrent,
+            }),
             Ok((Admitted::Spent { window, used }, _)) => {
                 let charges = admit.starts.iter().chain(&admit.spending);
                 let charge = charges.into_iter().find(|charge| charge.key == window);
@@ -240,12 +275,32 @@ impl Inner {
             }
             Err(_) if self.books.allows_failure() => {
                 if client.n_live() as u64 >= admit.max_concurrent {
-                    return Err(Refusal::Sessions { limit: admit.max_concurrent });
+                    return Err(Refusal::Sessions {
+                        limit: admit.max_concurrent,
+                    });
                 }
                 Ok((self.books.admit_unasked(&admit.opening), 0))
             }
-            Err(_) => Err(Refusal::StoreUnavailable),
+            Err(Unavailable { maybe_done }) => {
+                if maybe_done {
+                    self.free_unsure(&admit.opening);
+                }
+                Err(Refusal::StoreUnavailable)
+            }
         }
+    }
+
+    /// Enters a refusal for a session of which the store may think that it was admitted; that frees
+    /// its slot.
+    fn free_unsure(&self, opening: &Opening) {
+        let mut record = Record::opened(opening);
+        record.outcome = Outcome::Refused;
+        record.ending = Refusal::StoreUnavailable.error().to_owned();
+        record.milli_credits = 0;
+        self.books.settle_later(Settle {
+            record,
+            adjust: Vec::new(),
+        });
     }
 
     /// Grants characters for one message; those beyond it go into the session's block.
@@ -257,7 +312,14 @@ impl Inner {
         characters: Characters,
         ahead: Characters,
     ) -> Result<(), Refusal> {
-        let asking = Asking { inner: self, client, meter, charges, characters, ahead };
+        let asking = Asking {
+            inner: self,
+            client,
+            meter,
+            charges,
+            characters,
+            ahead,
+        };
         let attempt = {
             let _turn = client.turn.read().await;
             asking.attempt(Vec::new(), false).await
@@ -291,7 +353,13 @@ impl Inner {
         asked: u64,
     ) -> Refusal {
         let used = used.saturating_sub(client.held_of(key)).min(limit);
-        let whole = |amount: u64| if key.unit == Unit::Credits { amount.div_ceil(1000) } else { amount };
+        let whole = |amount: u64| {
+            if key.unit == Unit::Credits {
+                amount.div_ceil(1000)
+            } else {
+                amount
+            }
+        };
         let wait_ms = key.end().saturating_mul(1000).saturating_sub(self.now_ms());
         Refusal::Window {
             unit: key.unit,
@@ -377,7 +445,8 @@ impl Asking<'_> {
 
     fn put(&self, characters: Characters) {
         let left = self.meter.fill(characters, self.charges);
-        self.inner.give_back_later(self.client.clone(), left.into_iter().collect());
+        self.inner
+            .give_back_later(self.client.clone(), left.into_iter().collect());
     }
 
     /// Asks again while nobody else of this client does: what siblings hold and what the store has
@@ -404,8 +473,12 @@ impl Asking<'_> {
 
     async fn with_siblings(&self) -> Attempt {
         let attempt = self.attempt(Vec::new(), false).await;
-        let Attempt::Short { need, used, .. } = &attempt else { return attempt };
-        let taken = self.client.take_from_siblings(self.meter, self.charges, used, *need);
+        let Attempt::Short { need, used, .. } = &attempt else {
+            return attempt;
+        };
+        let taken = self
+            .client
+            .take_from_siblings(self.meter, self.charges, used, *need);
         let Some(taken) = taken else { return attempt };
         let attempt = self.attempt(taken.adjust(), false).await;
         if let Attempt::Down(Unavailable { maybe_done: false }) = attempt {
@@ -425,7 +498,9 @@ async fn answer_calls(inner: Weak<Inner>) {
         if !holding || !inner.books.is_up() {
             continue;
         }
-        let Ok(called) = inner.books.called_in().await else { continue };
+        let Ok(called) = inner.books.called_in().await else {
+            continue;
+        };
         for client in called.iter().filter_map(|id| inner.clients.get(id)) {
             let _turn = client.turn.read().await;
             let taken = client.take_all();

@@ -45,10 +45,14 @@ impl Rates {
     /// # Errors
     /// The first rate that cannot be, by its model.
     pub fn new(config: &RatesConfig) -> Result<Self, InvalidRate> {
-        let mut models: BTreeMap<String, u64> =
-            DEFAULTS.iter().map(|(model, rate)| ((*model).to_owned(), *rate)).collect();
+        let mut models: BTreeMap<String, u64> = DEFAULTS
+            .iter()
+            .map(|(model, rate)| ((*model).to_owned(), *rate))
+            .collect();
         for (model, rate) in &config.0 {
-            let milli = milli(*rate).ok_or_else(|| InvalidRate { model: model.clone() })?;
+            let milli = milli(*rate).ok_or_else(|| InvalidRate {
+                model: model.clone(),
+            })?;
             models.insert(model.clone(), milli);
         }
         let other = models.remove(OTHER).unwrap_or(1000);
@@ -64,8 +68,14 @@ impl Rates {
 
 impl Default for Rates {
     fn default() -> Self {
-        let models = DEFAULTS.iter().map(|(model, rate)| ((*model).to_owned(), *rate)).collect();
-        Self { models, other: 1000 }
+        let models = DEFAULTS
+            .iter()
+            .map(|(model, rate)| ((*model).to_owned(), *rate))
+            .collect();
+        Self {
+            models,
+            other: 1000,
+        }
     }
 }
 
@@ -89,15 +99,21 @@ mod tests {
     fn the_table_comes_over_the_defaults() {
         let table = "eleven_v3 = 0.25\nmine = 3\nother = 2";
         let rates = Rates::new(&toml::from_str(table).unwrap()).unwrap();
-        for (model, rate) in
-            [("eleven_v3", 250), ("mine", 3000), ("eleven_flash_v2_5", 500), ("new", 2000)]
-        {
+        for (model, rate) in [
+            ("eleven_v3", 250),
+            ("mine", 3000),
+            ("eleven_flash_v2_5", 500),
+            ("new", 2000),
+        ] {
             assert_eq!(rates.milli_rate(model), rate, "{model}");
         }
         assert_eq!(Rates::default().milli_rate("eleven_v4"), 1000);
         for wrong in ["m = -1", "m = 0.00001", "m = nan", "m = 1e9"] {
             let error = Rates::new(&toml::from_str(wrong).unwrap()).unwrap_err();
-            assert!(error.to_string().starts_with("credits_per_character.m "), "{wrong}");
+            assert!(
+                error.to_string().starts_with("credits_per_character.m "),
+                "{wrong}"
+            );
         }
     }
 }

@@ -76,9 +76,18 @@ impl Refusal {
     pub(super) fn index(&self) -> usize {
         match self {
             Self::Sessions { .. } => 0,
-            Self::Window { unit: Unit::Characters, .. } => 1,
-            Self::Window { unit: Unit::Credits, .. } => 2,
-            Self::Window { unit: Unit::Sessions, .. } => 3,
+            Self::Window {
+                unit: Unit::Characters,
+                ..
+            } => 1,
+            Self::Window {
+                unit: Unit::Credits,
+                ..
+            } => 2,
+            Self::Window {
+                unit: Unit::Sessions,
+                ..
+            } => 3,
             Self::SessionCharacters { .. } => 4,
             Self::MessageRate { .. } => 5,
             Self::Voice => 6,
@@ -93,11 +102,16 @@ impl Refusal {
     pub fn error(&self) -> &'static str {
         match self {
             Self::Sessions { .. } => "too_many_concurrent_requests",
-            Self::Window { unit: Unit::Characters | Unit::Credits, .. }
-            | Self::SessionCharacters { .. } => "quota_exceeded",
-            Self::Window { unit: Unit::Sessions, .. } | Self::MessageRate { .. } => {
-                "rate_limit_exceeded"
+            Self::Window {
+                unit: Unit::Characters | Unit::Credits,
+                ..
             }
+            | Self::SessionCharacters { .. } => "quota_exceeded",
+            Self::Window {
+                unit: Unit::Sessions,
+                ..
+            }
+            | Self::MessageRate { .. } => "rate_limit_exceeded",
             Self::Voice => "voice_not_allowed",
             Self::Model => "model_not_allowed",
             Self::OutputFormat => "output_format_not_allowed",
@@ -178,7 +192,10 @@ mod tests {
             "9996 of 10000 characters per day are used, 7 more were asked for; \
              the limit resets at 2026-11-23T00:00:00Z."
         );
-        assert_eq!((&*problem.error, problem.close_code, problem.status), ("quota_exceeded", 1008, 429));
+        assert_eq!(
+            (&*problem.error, problem.close_code, problem.status),
+            ("quota_exceeded", 1008, 429)
+        );
         assert_eq!((problem.retryable, problem.retry_after), (true, Some(3600)));
         assert_eq!(refusal.limit_name(), "characters");
     }
@@ -186,7 +203,10 @@ mod tests {
     #[test]
     fn a_store_that_is_down_says_try_again() {
         let problem = Problem::from(&Refusal::StoreUnavailable);
-        assert_eq!((&*problem.error, problem.close_code, problem.status), ("system_busy", 1013, 503));
+        assert_eq!(
+            (&*problem.error, problem.close_code, problem.status),
+            ("system_busy", 1013, 503)
+        );
         assert_eq!((problem.retryable, problem.retry_after), (true, Some(1)));
     }
 }

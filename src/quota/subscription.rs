@@ -82,7 +82,10 @@ impl Quota {
         limits: &Limits,
     ) -> Result<Subscription, Refusal> {
         let of_unit = |unit: Unit| {
-            let windows = limits.windows().iter().filter(move |window| window.unit == unit);
+            let windows = limits
+                .windows()
+                .iter()
+                .filter(move |window| window.unit == unit);
             windows.max_by_key(|window| window.per)
         };
         let window = of_unit(Unit::Characters).or_else(|| of_unit(Unit::Credits));
@@ -93,9 +96,17 @@ impl Quota {
                 let used = self.inner.books.used(client, &[key]).await;
                 let used = used.map_err(|_| self.inner.note(Refusal::StoreUnavailable))?;
                 let used = used.first().copied().unwrap_or(0);
-                let held = self.inner.clients.get(client).map_or(0, |client| client.held_of(key));
+                let held = self
+                    .inner
+                    .clients
+                    .get(client)
+                    .map_or(0, |client| client.held_of(key));
                 let used = used.saturating_sub(held);
-                let shown = if window.unit == Unit::Credits { used.div_ceil(1000) } else { used };
+                let shown = if window.unit == Unit::Credits {
+                    used.div_ceil(1000)
+                } else {
+                    used
+                };
                 (shown, window.limit, Some(key.end()))
             }
         };

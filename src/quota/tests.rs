@@ -1,0 +1,698 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::usage::suite::{DAY_MS, NOW, Place, client, row, until};
+use crate::usage::{OnStoreFailure, Per, Query, WallClock};
+
+fn limits(text: &str) -> Arc<Limits> {
+    Arc::new(Limits::new("default", &toml::from_str(text).unwrap()).unwrap())
+}
+
+fn per_day(limit: u64) -> Arc<Limits> {
+    limits(&format!(
+        "max_concurrent_sessions = 100\n\
+         windows = [{{ unit = \"characters\", limit = {limit}, per = \"day\" }}]"
+    ))
+}
+
+fn request(limits: &Arc<Limits>) -> AdmissionRequest {
+    AdmissionRequest {
+        client: client("anna"),
+        limits: limits.clone(),
+        session: SessionId::random(),
+        voice: None,
+        model: "eleven_flash_v2_5".to_owned(),
+        format: "mp3_44100_128".to_owned(),
+        endpoint: "stream-input",
+        cap: None,
+        streaming: true,
+    }
+}
+
+async fn quota(place: &Place) -> Quota {
+    Quota::new(place.open().await, Rates::default())
+}
+
+async fn settle(admission: Admission) {
+    let mut row = row(
+        &client("anna"),
+        admission.opening.session,
+        admission.started_ms(),
+    );
+    row.voice.clear();
+    row.model = admission.opening.model.clone();
+    admission.settle(row).await;
+}
+
+/// What the window's counter shows, straight from the store.
+async fn used(quota: &Quota, per: Per, now_ms: i64) -> u64 {
+    let key = WindowKey::at(Unit::Characters, per, now_ms);
+    quota.books().used(&client("anna"), &[key]).await.unwrap()[0]
+}
+
+/// Sends messages of `size` until one is refused, then ends. Returns what was forwarded.
+async fn speak(mut admission: Admission, n: usize, size: u64) -> (u64, Option<Refusal>) {
+    let mut refused = None;
+    for _ in 0..n {
+        if let Err(refusal) = admission.charge(size).await {
+            refused = Some(refusal);
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let forwarded = admission.charged();
+    settle(admission).await;
+    (forwarded, refused)
+}
+
+async fn many_sessions_forward_exactly_what_fits(place: Place) {
+    let quota = quota(&place).await;
+    let plan = per_day(10_000);
+    let mut sessions = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let (quota, plan) = (quota.clone(), plan.clone());
+        sessions
+            .spawn(async move { speak(quota.admit(request(&plan)).await.unwrap(), 500, 7).await });
+    }
+    let mut forwarded = 0;
+    for (sent, refusal) in sessions.join_all().await {
+        forwarded += sent;
+        assert_eq!(refusal.unwrap().error(), "quota_exceeded");
+    }
+    assert_eq!(forwarded, 9_996);
+    assert_eq!(used(&quota, Per::Day, NOW).await, 9_996);
+    let usage = quota.books().usage(&Query::default()).await.unwrap();
+    assert_eq!((usage[0].sessions, usage[0].characters), (16, 9_996));
+}
+
+async fn idle_siblings_strand_nothing(place: Place) {
+    let quota = quota(&place).await;
+    let plan = per_day(10_000);
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        idle.push(quota.admit(request(&plan)).await.unwrap());
+    }
+    assert!(quota.reserved_ahead() > 1000);
+    let speaker = quota.admit(request(&plan)).await.unwrap();
+    let (forwarded, refusal) = speak(speaker, 10_000, 7).await;
+    assert_eq!(forwarded, 9_996);
+    let Some(Refusal::Window {
+        limit,
+        used,
+        asked,
+        resets_at,
+        ..
+    }) = refusal
+    else {
+        panic!()
+    };
+    assert_eq!((limit, used, asked), (10_000, 9_996, 7));
+    assert_eq!(resets_at, Per::Day.span(NOW).1);
+    for admission in &mut idle {
+        assert_eq!(
+            admission.charge(5).await.unwrap_err().error(),
+            "quota_exceeded"
+        );
+    }
+    assert_eq!(idle[0].charge(4).await, Ok(()));
+}
+
+async fn what_is_unspent_goes_back(place: Place) {
+    let quota = quota(&place).await;
+    let plan = per_day(100_000);
+    let mut admission = quota.admit(request(&plan)).await.unwrap();
+    assert_eq!(
+        admission.try_charge(10),
+        Some(Ok(())),
+        "the first block comes with the admission"
+    );
+    assert!(used(&quota, Per::Day, NOW).await > 1000);
+    settle(admission).await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 10);
+
+    let mut dropped = quota.admit(request(&plan)).await.unwrap();
+    dropped.charge(5000).await.unwrap();
+    drop(dropped);
+    until("the slot is free", async || {
+        quota.live_sessions().is_empty()
+    })
+    .await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 5010);
+    let rows = quota.books().recent(2).await.unwrap();
+    assert_eq!(
+        (rows[0].ending.as_str(), rows[0].characters_forwarded),
+        ("abandoned", 5000)
+    );
+    assert_eq!(
+        (rows[1].characters_forwarded, rows[1].milli_credits),
+        (10, 5000)
+    );
+}
+
+async fn a_reservation_nobody_awaits_stays_with_the_session(place: Place) {
+    let quota = quota(&place).await;
+    let mut admission = quota.admit(request(&per_day(10_000))).await.unwrap();
+    let held = quota.reserved_ahead();
+    let reserving = admission.reserve(5000);
+    drop(reserving);
+    until("it has been granted", async || {
+        quota.reserved_ahead() > held + 4000
+    })
+    .await;
+    assert_eq!(admission.charged(), 0);
+    assert_eq!(admission.try_charge(5000), Some(Ok(())));
+    let reservation = admission.reserve(4000).await;
+    drop(reservation);
+    assert_eq!(admission.try_charge(4000), Some(Ok(())));
+    let reservation = admission.reserve(500).await;
+    settle(admission).await;
+    drop(reservation);
+    until("it is given back", async || {
+        used(&quota, Per::Day, NOW).await == 9000
+    })
+    .await;
+}
+
+async fn sessions_take_turns_when_slots_are_few(place: Place) {
+    let quota = quota(&place).await;
+    let plan = limits("max_concurrent_sessions = 1");
+    let first = quota.admit(request(&plan)).await.unwrap();
+    let refusal = quota.admit(request(&plan)).await.err().unwrap();
+    assert_eq!(refusal, Refusal::Sessions { limit: 1 });
+    settle(first).await;
+    let second = quota.admit(request(&plan)).await.unwrap();
+    drop(second);
+    until("a dropped one frees its slot", async || {
+        quota.admit(request(&plan)).await.is_ok()
+    })
+    .await;
+    assert!(
+        quota
+            .refusals()
+            .any(|(name, n)| name == "concurrent_sessions" && n > 0)
+    );
+}
+
+async fn windows_follow_the_clock(place: Place) {
+    let quota = quota(&place).await;
+    let plan = per_day(1000);
+    let mut admission = quota.admit(request(&plan)).await.unwrap();
+    admission.charge(990).await.unwrap();
+    assert!(admission.charge(11).await.is_err());
+    place.clock.set(NOW + DAY_MS);
+    admission.charge(995).await.unwrap();
+    assert!(admission.charge(6).await.is_err());
+    place.clock.set(NOW);
+    assert!(
+        admission.charge(11).await.is_err(),
+        "back again there is no second allowance"
+    );
+    admission.charge(10).await.unwrap();
+    settle(admission).await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 1000);
+    assert_eq!(used(&quota, Per::Day, NOW + DAY_MS).await, 995);
+}
+
+async fn other_limits_hold_from_the_next_message_on(place: Place) {
+    let quota = quota(&place).await;
+    let mut admission = quota.admit(request(&per_day(100_000))).await.unwrap();
+    admission.charge(500).await.unwrap();
+    admission.set_limits(per_day(600));
+    assert!(admission.charge(101).await.is_err());
+    admission.charge(100).await.unwrap();
+    admission.set_limits(per_day(100_000));
+    admission.charge(5000).await.unwrap();
+    settle(admission).await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 5600);
+}
+
+async fn a_client_sees_its_own_window(place: Place) {
+    let quota = quota(&place).await;
+    let anna = client("anna");
+    let plan = limits(
+        "windows = [{ unit = \"characters\", limit = 50, per = \"minute\" }, \
+         { unit = \"characters\", limit = 1000, per = \"month\" }]",
+    );
+    let mut admission = quota.admit(request(&plan)).await.unwrap();
+    admission.charge(40).await.unwrap();
+    let shown = quota.subscription(&anna, &plan).await.unwrap();
+    assert_eq!((shown.character_count, shown.character_limit), (40, 1000));
+    assert_eq!(
+        shown.next_character_count_reset_unix,
+        Some(Per::Month.span(NOW).1)
+    );
+    let user = serde_json::to_value(quota.user(&anna, &plan).await.unwrap()).unwrap();
+    assert_eq!(user["subscription"]["tier"], "default");
+    let credits = limits("windows = [{ unit = \"credits\", limit = 9, per = \"day\" }]");
+    let shown = quota.subscription(&anna, &credits).await.unwrap();
+    assert_eq!((shown.character_count, shown.character_limit), (0, 9));
+    assert_eq!(
+        quota
+            .subscription(&anna, &limits(""))
+            .await
+            .unwrap()
+            .character_limit,
+        2_147_483_647
+    );
+}
+
+async fn a_spent_window_admits_nobody(place: Place) {
+    let quota = quota(&place).await;
+    let plan = per_day(70);
+    let mut admission = quota
+        .admit(AdmissionRequest {
+            streaming: false,
+            ..request(&plan)
+        })
+        .await
+        .unwrap();
+    assert_eq!(admission.try_charge(70), None);
+    admission.charge(70).await.unwrap();
+    let refusal = quota.admit(request(&plan)).await.err().unwrap();
+    assert!(
+        matches!(
+            refusal,
+            Refusal::Window {
+                limit: 70,
+                used: 70,
+                asked: 0,
+                ..
+            }
+        ),
+        "{refusal:?}"
+    );
+}
+
+macro_rules! for_every_store {
+    ($($test:ident)*) => {
+        mod memory { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(super::Place::memory()).await })* }
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(super::Place::sqlite()).await })* }
+        mod redis { $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(super::Place::redis()).await })* }
+    };
+}
+
+for_every_store! {
+    many_sessions_forward_exactly_what_fits
+    idle_siblings_strand_nothing
+    what_is_unspent_goes_back
+    a_reservation_nobody_awaits_stays_with_the_session
+    sessions_take_turns_when_slots_are_few
+    windows_follow_the_clock
+    other_limits_hold_from_the_next_message_on
+    a_client_sees_its_own_window
+    a_spent_window_admits_nobody
+}
+
+#[tokio::test]
+async fn a_session_and_a_narrowed_token_have_limits_of_their_own() {
+    let quota = quota(&Place::memory()).await;
+    let plan = limits("max_session_characters = 100");
+    let mut admission = quota.admit(request(&plan)).await.unwrap();
+    admission.charge(99).await.unwrap();
+    let refusal = Refusal::SessionCharacters {
+        limit: 100,
+        used: 99,
+    };
+    assert_eq!(admission.try_charge(2), Some(Err(refusal)));
+    assert_eq!(admission.try_charge(1), Some(Ok(())));
+    assert_eq!(admission.try_charge(0), Some(Ok(())));
+    let narrowed = AdmissionRequest {
+        cap: Some(10),
+        ..request(&plan)
+    };
+    let mut admission = quota.admit(narrowed).await.unwrap();
+    assert_eq!(
+        admission.charge(11).await.unwrap_err().error(),
+        "quota_exceeded"
+    );
+    admission.charge(10).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_plan_does_not_allow_is_not_admitted() {
+    let quota = quota(&Place::memory()).await;
+    let check = async |plan: &str, refusal: Refusal| {
+        let voice = crate::ids::VoiceId::parse("v").ok();
+        let request = AdmissionRequest {
+            voice,
+            ..request(&limits(plan))
+        };
+        assert_eq!(quota.admit(request).await.err().unwrap(), refusal);
+    };
+    check("voices = [\"w\"]", Refusal::Voice).await;
+    check("models = [\"m\"]", Refusal::Model).await;
+    check("output_formats = [\"pcm_16000\"]", Refusal::OutputFormat).await;
+}
+
+#[tokio::test]
+async fn messages_that_come_too_fast_are_refused() {
+    let quota = quota(&Place::memory()).await;
+    let mut admission = quota
+        .admit(request(&limits("max_messages_per_second = 5")))
+        .await
+        .unwrap();
+    let now = Instant::now();
+    assert!((0..5).all(|_| admission.count_message(now).is_ok()));
+    assert_eq!(
+        admission.count_message(now),
+        Err(Refusal::MessageRate { limit: 5 })
+    );
+}
+
+/// Two processes on one store: what idle sessions of one hold is there for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_blocks_come_back_across_processes() {
+    let place = Place::redis();
+    let (one, other) = (quota(&place).await, quota(&place).await);
+    let plan = per_day(10_000);
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        idle.push(one.admit(request(&plan)).await.unwrap());
+    }
+    assert!(one.reserved_ahead() > 1000);
+    let (forwarded, _) = speak(other.admit(request(&plan)).await.unwrap(), 10_000, 7).await;
+    assert_eq!(forwarded, 9_996);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_together_forward_what_the_window_holds() {
+    let place = Place::redis();
+    let plan = per_day(50_000);
+    let mut sessions = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let quota = quota(&place).await;
+        for n in 0..20u64 {
+            let (quota, plan) = (quota.clone(), plan.clone());
+            sessions.spawn(async move {
+                let admission = quota.admit(request(&plan)).await.unwrap();
+                speak(admission, 200, 5 + n).await.0
+            });
+        }
+    }
+    let forwarded: u64 = sessions.join_all().await.into_iter().sum();
+    assert!((49_900..=50_000).contains(&forwarded), "{forwarded}");
+}
+
+/// New spending is refused in time, held characters can be spent, and all is well afterwards.
+async fn goes_through_an_outage(place: &Place, fail: impl AsyncFnOnce(), mend: impl AsyncFnOnce()) {
+    let quota = quota(place).await;
+    let plan = per_day(100_000);
+    let mut live = quota.admit(request(&plan)).await.unwrap();
+    let ending = quota.admit(request(&plan)).await.unwrap();
+    live.charge(10).await.unwrap();
+    fail().await;
+    let asked = Instant::now();
+    let (admitted, charged) = tokio::join!(quota.admit(request(&plan)), live.reserve(50_000));
+    assert_eq!(admitted.err().unwrap(), Refusal::StoreUnavailable);
+    assert_eq!(live.apply(charged).unwrap_err().error(), "system_busy");
+    assert!(
+        asked.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert!(!quota.books().is_up());
+    let asked = Instant::now();
+    assert!(quota.admit(request(&plan)).await.is_err());
+    assert!(
+        asked.elapsed() < Duration::from_millis(50),
+        "known to be down"
+    );
+    assert_eq!(
+        live.try_charge(10),
+        Some(Ok(())),
+        "what is held can be spent"
+    );
+    settle(ending).await;
+    mend().await;
+    until("the store is back", async || {
+        quota.admit(request(&plan)).await.is_ok()
+    })
+    .await;
+    live.charge(5000).await.unwrap();
+    settle(live).await;
+    until("all is entered", async || {
+        let usage = quota.books().usage(&Query::default()).await.unwrap();
+        usage.iter().map(|row| row.sessions - row.live).sum::<u64>() >= 3
+    })
+    .await;
+    let usage = quota.books().usage(&Query::default()).await.unwrap();
+    assert_eq!(usage[0].characters, 5020);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stops_answering_is_survived() {
+    let place = Place::redis();
+    let redis = place.redis.as_ref().unwrap();
+    goes_through_an_outage(
+        &place,
+        async || redis.signal("STOP"),
+        async || redis.signal("CONT"),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_file_is_survived() {
+    let place = Place::sqlite();
+    let lock = tokio::sync::OnceCell::new();
+    let path = place.path();
+    let fail = async || {
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        lock.set(parking_lot::Mutex::new(connection)).ok().unwrap();
+    };
+    let mend = async || lock.get().unwrap().lock().execute_batch("COMMIT").unwrap();
+    goes_through_an_outage(&place, fail, mend).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_grow_or_be_written_is_survived() {
+    let place = Place::sqlite();
+    let path = place.path();
+    // A trigger fails every write, as a full disk or a read-only file does.
+    let write = |sql: &'static str| {
+        let path = path.clone();
+        async move || {
+            let connection = rusqlite::Connection::open(&path).unwrap();
+            connection.busy_timeout(Duration::from_secs(5)).unwrap();
+            connection.execute_batch(sql).unwrap();
+        }
+    };
+    let fail = write(
+        "CREATE TRIGGER full_w BEFORE UPDATE ON windows BEGIN SELECT RAISE(ABORT, 'full'); END; \
+         CREATE TRIGGER full_i BEFORE INSERT ON live BEGIN SELECT RAISE(ABORT, 'full'); END; \
+         CREATE TRIGGER full_d BEFORE DELETE ON live BEGIN SELECT RAISE(ABORT, 'full'); END; \
+         CREATE TRIGGER full_o BEFORE UPDATE ON owners BEGIN SELECT RAISE(ABORT, 'full'); END;",
+    );
+    let mend = write(
+        "DROP TRIGGER full_w; DROP TRIGGER full_i; DROP TRIGGER full_d; DROP TRIGGER full_o;",
+    );
+    goes_through_an_outage(&place, fail, mend).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_store_failure_allow_lets_through_and_enters_afterwards() {
+    let mut place = Place::redis();
+    place.config.on_store_failure = OnStoreFailure::Allow;
+    let quota = quota(&place).await;
+    let plan = limits(
+        "max_concurrent_sessions = 2\n\
+         windows = [{ unit = \"characters\", limit = 1000, per = \"day\" }]",
+    );
+    let mut before = quota.admit(request(&plan)).await.unwrap();
+    before.charge(100).await.unwrap();
+    place.redis.as_ref().unwrap().signal("STOP");
+    let mut during = quota.admit(request(&plan)).await.unwrap();
+    assert!(
+        quota.admit(request(&plan)).await.is_err(),
+        "slots are still counted here"
+    );
+    during.charge(700).await.unwrap();
+    before.charge(700).await.unwrap();
+    place.redis.as_ref().unwrap().signal("CONT");
+    until("the store is back", async || quota.books().is_up()).await;
+    settle(during).await;
+    assert_eq!(
+        before.charge(100).await.unwrap_err().error(),
+        "quota_exceeded"
+    );
+    settle(before).await;
+    until("it is entered", async || {
+        quota.books().recent(9).await.unwrap().len() == 2
+    })
+    .await;
+    let used = used(&quota, Per::Day, NOW).await;
+    assert!((1500..1600).contains(&used), "{used}");
+}
+
+#[tokio::test]
+async fn refused_sessions_stand_in_the_ledger() {
+    let quota = quota(&Place::memory()).await;
+    quota.record_refused(row(&client("anna"), SessionId::random(), NOW));
+    until("it is entered", async || {
+        quota.books().recent(1).await.unwrap().len() == 1
+    })
+    .await;
+    let usage = quota.books().usage(&Query::default()).await.unwrap();
+    assert_eq!(
+        (usage[0].sessions, usage[0].refused, usage[0].characters),
+        (0, 1, 0)
+    );
+    assert_eq!(
+        quota
+            .books()
+            .counters()
+            .rows_waiting
+            .load(Ordering::Relaxed),
+        0
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Open { flash: bool },
+    Charge { session: usize, characters: u64 },
+    Settle { session: usize },
+    Wait { minutes: i64 },
+    Relimit { session: usize, plan: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => any::<bool>().prop_map(|flash| Step::Open { flash }),
+        12 => (0usize..6, 1u64..400).prop_map(|(session, characters)| Step::Charge { session, characters }),
+        1 => (0usize..6).prop_map(|session| Step::Settle { session }),
+        1 => (1i64..3).prop_map(|minutes| Step::Wait { minutes }),
+        1 => (0usize..6, 0usize..2).prop_map(|(session, plan)| Step::Relimit { session, plan }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Whatever sessions with different models and limits do: in each window, what was forwarded
+    /// never passes the limit, a refusal means that the message truly did not fit, and in the end
+    /// the counters show what was forwarded, no more and no less.
+    #[test]
+    fn windows_hold_and_refuse_only_what_does_not_fit(steps in prop::collection::vec(step(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(follow(steps))?;
+    }
+}
+
+async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let place = Place::memory();
+    let quota = quota(&place).await;
+    let plan = |per_minute: u64| {
+        limits(&format!(
+            "windows = [{{ unit = \"characters\", limit = {per_minute}, per = \"minute\" }}, \
+             {{ unit = \"credits\", limit = 2000, per = \"day\" }}]"
+        ))
+    };
+    let plans = [plan(1500), plan(900)];
+    let mut sessions: Vec<(Admission, u64, usize)> = Vec::new();
+    let mut now_ms = NOW;
+    let (mut minute, mut milli_day) = (0, 0);
+    for step in steps {
+        match step {
+            Step::Open { flash } if sessions.len() < 6 => {
+                let model = if flash {
+                    "eleven_flash_v2_5"
+                } else {
+                    "eleven_multilingual_v2"
+                };
+                let model = model.to_owned();
+                let asked = quota
+                    .admit(AdmissionRequest {
+                        model,
+                        ..request(&plans[0])
+                    })
+                    .await;
+                match asked {
+                    Ok(admission) => sessions.push((admission, if flash { 500 } else { 1000 }, 0)),
+                    Err(_) => prop_assert!(minute >= 1500 || milli_day + 1000 > 2_000_000),
+                }
+            }
+            Step::Charge {
+                session,
+                characters,
+            } if session < sessions.len() => {
+                let (admission, rate, plan) = &mut sessions[session];
+                let limit = [1500, 900][*plan];
+                let fits =
+                    minute + characters <= limit && milli_day + characters * *rate <= 2_000_000;
+                let charged = admission.charge(characters).await;
+                prop_assert_eq!(
+                    charged.is_ok(),
+                    fits,
+                    "{:?} {} {}",
+                    charged,
+                    minute,
+                    milli_day
+                );
+                if fits {
+                    minute += characters;
+                    milli_day += characters * *rate;
+                }
+            }
+            Step::Settle { session } if session < sessions.len() => {
+                settle(sessions.swap_remove(session).0).await;
+            }
+            Step::Wait { minutes } => {
+                now_ms += minutes * 60_000;
+                place.clock.set(now_ms);
+                minute = 0;
+            }
+            Step::Relimit { session, plan } if session < sessions.len() => {
+                sessions[session].0.set_limits(plans[plan].clone());
+                sessions[session].2 = plan;
+            }
+            _ => {}
+        }
+    }
+    for (admission, ..) in sessions {
+        settle(admission).await;
+    }
+    let day = WindowKey::at(Unit::Credits, Per::Day, now_ms);
+    let shown = quota.books().used(&client("anna"), &[day]).await.unwrap();
+    prop_assert_eq!(shown[0], milli_day);
+    prop_assert_eq!(used(&quota, Per::Minute, now_ms).await, minute);
+    Ok(())
+}
+
+/// How long charging takes on the message path. Run with `--ignored --nocapture` in release mode.
+#[test]
+#[ignore = "a measurement"]
+fn charging_from_a_block_is_fast() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut place = Place::sqlite();
+    place.clock = WallClock::system();
+    place.config.reserve_ahead = 1_000_000;
+    let mut admission = runtime.block_on(async {
+        quota(&place)
+            .await
+            .admit(request(&per_day(1_000_000_000_000)))
+            .await
+            .unwrap()
+    });
+    let started = Instant::now();
+    let n = 100_000;
+    for _ in 0..n {
+        assert_eq!(admission.try_charge(7), Some(Ok(())));
+    }
+    let each = started.elapsed() / n;
+    assert!(each < Duration::from_micros(50), "{each:?}");
+    std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("{each:?} a message\n").as_bytes(),
+    )
+    .unwrap();
+}

@@ -91,6 +91,20 @@ pub struct Facts {
     pub status: Option<u16>,
 }
 
+/// Settles a session whose upstream never opened.
+pub async fn settle_unopened(
+    registration: Registration,
+    admission: Admission,
+    facts: &Facts,
+    end: &SessionEnd,
+    started: Instant,
+) {
+    let live = Arc::clone(registration.live());
+    let counts = tap::Counts::default();
+    ledger::summarize(&live, &counts, facts, end, started);
+    ledger::settle(&live, admission, &counts, facts, end).await;
+}
+
 /// One end of a session: the bytes, and those that were read before they were handed over.
 pub struct Peer<S> {
     /// The byte stream.

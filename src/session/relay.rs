@@ -19,6 +19,7 @@ use super::leg::Leg;
 use super::scratch::{READ_BYTES, with_read_buffer};
 use super::tap::Tap;
 use super::{Live, SessionEnd, Timing};
+use crate::auth::Narrowing;
 use crate::frame::{Close, Opcode};
 use crate::ids::Side;
 use crate::protocol::{Dialect, Problem, Secrets};
@@ -41,6 +42,8 @@ pub struct Terms {
     pub inactivity: Duration,
     /// When the session ends whatever happens, and what it is told then.
     pub expiry: Option<(Instant, Problem)>,
+    /// What a single-use token allows less than the plan does.
+    pub narrowing: Option<Narrowing>,
     /// The largest message from upstream, in bytes.
     pub max_upstream_message_bytes: u64,
     /// What may not reach the client in an error text.

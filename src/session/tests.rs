@@ -149,6 +149,7 @@ async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
         timing: Timing::default(),
         inactivity: Duration::from_secs(20),
         expiry: None,
+        narrowing: None,
         max_upstream_message_bytes: 1 << 25,
         secrets: Arc::new(Secrets::new([])),
     };
@@ -429,7 +430,7 @@ async fn fragments_go_up_as_one_message_and_come_down_as_they_are() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_of_16_mib_comes_down_unchanged() {
-    let mut stage = stage().await;
+    let stage = stage().await;
     let text = "x".repeat(16 * 1024 * 1024);
     let (mut upstream, mut client) = (stage.upstream, stage.client);
     let sender = tokio::spawn(async move {

@@ -51,7 +51,7 @@ pub struct Config {
     pub warm: PoolConfig,
     /// How many sessions may be open upstream on the dialogue sockets, which hold one of the
     /// account's slots for their whole life.
-    pub max_dialogue_sessions: u32,
+    pub max_dialogue_sessions: usize,
 }
 
 impl Default for Config {

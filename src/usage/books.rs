@@ -43,6 +43,9 @@ const PRUNE_PAUSE: Duration = Duration::from_millis(50);
 /// So many ledger rows may wait for a store to come back.
 const ROWS_WAITING: usize = 50_000;
 
+/// So many of them are written side by side.
+const WRITE_BATCH: usize = 64;
+
 /// So many sessions are readopted in one request.
 const READOPT_BATCH: usize = 100;
 
@@ -173,8 +176,14 @@ impl Books {
         &self,
         admit: &Admit,
     ) -> Result<(Admitted, Arc<LiveSession>), Unavailable> {
-        let admitted = self.call(Operation::Admit, || self.store.admit(admit)).await?;
-        let reserved = if let Admitted::Granted { ahead } = admitted { ahead } else { 0 };
+        let admitted = self
+            .call(Operation::Admit, || self.store.admit(admit))
+            .await?;
+        let reserved = if let Admitted::Granted { ahead } = admitted {
+            ahead
+        } else {
+            0
+        };
         let live = self.live_session(&admit.opening, reserved);
         if matches!(admitted, Admitted::Granted { .. }) {
             self.enter(&live);
@@ -191,7 +200,10 @@ impl Books {
 
     #[allow(clippy::unused_self, reason = "a live session belongs to these books")]
     fn live_session(&self, opening: &Arc<Opening>, reserved: Characters) -> Arc<LiveSession> {
-        Arc::new(LiveSession { opening: opening.clone(), reserved: AtomicU64::new(reserved) })
+        Arc::new(LiveSession {
+            opening: opening.clone(),
+            reserved: AtomicU64::new(reserved),
+        })
     }
 
     fn enter(&self, live: &Arc<LiveSession>) {
@@ -204,7 +216,9 @@ impl Books {
         live: &LiveSession,
         reserve: &Reserve,
     ) -> Result<Reserved, Unavailable> {
-        let reserved = self.call(Operation::Reserve, || self.store.reserve(reserve)).await?;
+        let reserved = self
+            .call(Operation::Reserve, || self.store.reserve(reserve))
+            .await?;
         self.note(&reserve.adjust);
         if let Reserved::Granted(granted) = reserved {
             live.reserved.fetch_add(granted, Ordering::Relaxed);
@@ -218,7 +232,8 @@ impl Books {
         client: &ClientId,
         adjust: &[Adjust],
     ) -> Result<(), Unavailable> {
-        self.call(Operation::GiveBack, || self.store.give_back(client, adjust)).await?;
+        self.call(Operation::GiveBack, || self.store.give_back(client, adjust))
+            .await?;
         self.note(adjust);
         Ok(())
     }
@@ -230,16 +245,21 @@ impl Books {
         let live = self.live.lock();
         for adjust in adjust {
             if let Some(session) = live.get(&adjust.session) {
-                let _ = session.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                    Some(held.saturating_add_signed(adjust.characters))
-                });
+                let _ =
+                    session
+                        .reserved
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+                            Some(held.saturating_add_signed(adjust.characters))
+                        });
             }
         }
     }
 
     /// Enters a row and frees the session's slot; if the store is down, as soon as it is back.
     pub(crate) async fn settle(&self, settle: Settle) {
-        let done = self.call(Operation::Settle, || self.store.settle(&settle)).await;
+        let done = self
+            .call(Operation::Settle, || self.store.settle(&settle))
+            .await;
         if let Some(session) = SessionId::parse(&settle.record.session) {
             self.live.lock().remove(&session);
         }
@@ -260,12 +280,16 @@ impl Books {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= ROWS_WAITING {
             if self.counters.rows_dropped.fetch_add(1, Ordering::Relaxed) == 0 {
-                tracing::error!("too many ledger rows wait for the usage store; the newest are dropped");
+                tracing::error!(
+                    "too many ledger rows wait for the usage store; the newest are dropped"
+                );
             }
             return false;
         }
         waiting.push_back(settle);
-        self.counters.rows_waiting.store(waiting.len() as u64, Ordering::Relaxed);
+        self.counters
+            .rows_waiting
+            .store(waiting.len() as u64, Ordering::Relaxed);
         true
     }
 
@@ -275,7 +299,8 @@ impl Books {
         client: &ClientId,
         keys: &[WindowKey],
     ) -> Result<Vec<u64>, Unavailable> {
-        self.call(Operation::Read, || self.store.used(client, keys)).await
+        self.call(Operation::Read, || self.store.used(client, keys))
+            .await
     }
 
     pub(crate) async fn called_in(&self) -> Result<Vec<ClientId>, Unavailable> {
@@ -308,7 +333,8 @@ impl Books {
         record: &str,
         ttl: Duration,
     ) -> Result<(), Unavailable> {
-        self.call(Operation::Token, || self.store.put_token(key, record, ttl)).await
+        self.call(Operation::Token, || self.store.put_token(key, record, ttl))
+            .await
     }
 
     /// Takes a single-use token's record out: of any number of callers, at most one gets it.
@@ -316,7 +342,8 @@ impl Books {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn take_token(&self, key: TokenKey) -> Result<Option<String>, Unavailable> {
-        self.call(Operation::Token, || self.store.take_token(key)).await
+        self.call(Operation::Token, || self.store.take_token(key))
+            .await
     }
 
     /// Marks a token as revoked for `ttl`, its remaining life.
@@ -324,7 +351,8 @@ impl Books {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn revoke(&self, key: TokenKey, ttl: Duration) -> Result<(), Unavailable> {
-        self.call(Operation::Token, || self.store.revoke(key, ttl)).await
+        self.call(Operation::Token, || self.store.revoke(key, ttl))
+            .await
     }
 
     /// All revoked tokens whose time has not run out.
@@ -394,7 +422,9 @@ impl Books {
     ) -> Result<T, StoreError> {
         let asked = Instant::now();
         let late = || StoreError::Unavailable(format!("no answer in {} ms", deadline.as_millis()));
-        let answer = timeout(deadline, answer).await.unwrap_or_else(|_| Err(late()));
+        let answer = timeout(deadline, answer)
+            .await
+            .unwrap_or_else(|_| Err(late()));
         match &answer {
             Ok(_) => self.counters.latency.observe(asked.elapsed()),
             Err(StoreError::Unavailable(_)) => self.counters.failed(operation),
@@ -429,11 +459,15 @@ impl Books {
             let sessions: Vec<_> = {
                 let live = self.live.lock();
                 let known = live.values();
-                known.map(|s| (s.opening.clone(), s.reserved.load(Ordering::Relaxed))).collect()
+                known
+                    .map(|s| (s.opening.clone(), s.reserved.load(Ordering::Relaxed)))
+                    .collect()
             };
             for sessions in sessions.chunks(READOPT_BATCH) {
                 let readopted = self.store.readopt(sessions);
-                let readopted = self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, readopted).await;
+                let readopted = self
+                    .ask(Operation::Heartbeat, RECOVERY_DEADLINE, readopted)
+                    .await;
                 readopted.map_err(failed)?;
             }
         }
@@ -444,20 +478,34 @@ impl Books {
         Ok(())
     }
 
+    /// Writes the rows that wait, side by side, so that they share commits.
     async fn write_waiting(&self) {
-        while let Some(settle) = self.next_waiting() {
-            if self.call(Operation::Settle, || self.store.settle(&settle)).await.is_err() {
-                self.waiting.lock().push_front(settle);
+        loop {
+            let batch: Vec<Settle> = {
+                let mut waiting = self.waiting.lock();
+                let n = waiting.len().min(WRITE_BATCH);
+                waiting.drain(..n).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let writes = batch
+                .iter()
+                .map(|settle| self.call(Operation::Settle, move || self.store.settle(settle)));
+            let written = futures_util::future::join_all(writes).await;
+            let mut waiting = self.waiting.lock();
+            let failed = batch
+                .into_iter()
+                .zip(&written)
+                .filter(|(_, written)| written.is_err());
+            waiting.extend(failed.map(|(settle, _)| settle));
+            self.counters
+                .rows_waiting
+                .store(waiting.len() as u64, Ordering::Relaxed);
+            if written.iter().any(Result::is_err) {
                 return;
             }
         }
-    }
-
-    fn next_waiting(&self) -> Option<Settle> {
-        let mut waiting = self.waiting.lock();
-        let next = waiting.pop_front();
-        self.counters.rows_waiting.store(waiting.len() as u64, Ordering::Relaxed);
-        next
     }
 
     async fn sweep(&self) {
@@ -466,17 +514,25 @@ impl Books {
             lost += swept;
         }
         if lost > 0 {
-            self.counters.lost_sessions.fetch_add(lost, Ordering::Relaxed);
-            tracing::warn!(sessions = lost, "sessions of a relay that died are entered as lost");
+            self.counters
+                .lost_sessions
+                .fetch_add(lost, Ordering::Relaxed);
+            tracing::warn!(
+                sessions = lost,
+                "sessions of a relay that died are entered as lost"
+            );
         }
     }
 
-    async fn prune(&self, now_ms: i64) {
+    /// Deletes one batch of what is too old. Returns whether there may be more.
+    async fn prune(&self, now_ms: i64) -> bool {
         let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         let before_ms = now_ms.saturating_sub(retention);
-        while let Ok(1..) = self.call(Operation::Prune, || self.store.prune(before_ms)).await {
-            tokio::time::sleep(PRUNE_PAUSE).await;
-        }
+        matches!(
+            self.call(Operation::Prune, || self.store.prune(before_ms))
+                .await,
+            Ok(1..)
+        )
     }
 }
 
@@ -489,27 +545,38 @@ impl Drop for Books {
 /// The background work of the books, until they are dropped.
 async fn keep(books: Weak<Books>, bell: Arc<Notify>) {
     let started = Instant::now();
-    let Some(started_ms) = books.upgrade().map(|books| books.clock.now_ms()) else { return };
-    let mut pruned: Option<Instant> = None;
+    let Some(started_ms) = books.upgrade().map(|books| books.clock.now_ms()) else {
+        return;
+    };
+    let (mut next_beat, mut next_prune) = (started, started);
     while let Some(strong) = books.upgrade() {
-        // A failure closes the books, and the next round tries again.
-        if strong.recover().await.is_ok() {
-            strong.sweep().await;
-            strong.write_waiting().await;
-            if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-                pruned = Some(Instant::now());
-                // A wall clock that leaps ahead must not take the ledger with it.
-                let elapsed = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
-                strong.prune(strong.clock.now_ms().min(started_ms.saturating_add(elapsed))).await;
+        if !strong.is_up() || next_beat <= Instant::now() {
+            next_beat = Instant::now() + strong.lease / 3;
+            // A failure closes the books, and the next round tries again.
+            if strong.recover().await.is_ok() {
+                strong.sweep().await;
             }
         }
-        let (is_up, pause) = (strong.is_up(), strong.lease / 3);
+        if strong.is_up() {
+            strong.write_waiting().await;
+        }
+        if strong.is_up() && next_prune <= Instant::now() {
+            // A wall clock that leaps ahead must not take the ledger with it.
+            let elapsed = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+            let now_ms = strong
+                .clock
+                .now_ms()
+                .min(started_ms.saturating_add(elapsed));
+            let more = strong.prune(now_ms).await;
+            next_prune = Instant::now() + if more { PRUNE_PAUSE } else { PRUNE_EVERY };
+        }
+        let (is_up, probe) = (strong.is_up(), PROBE.min(strong.lease / 3));
         drop(strong);
         if is_up {
-            // Rung or not, there is something to do now.
-            let _ = timeout(pause, bell.notified()).await;
+            // Rung or not, there is something to do then.
+            let _ = tokio::time::timeout_at(next_beat.min(next_prune), bell.notified()).await;
         } else {
-            tokio::time::sleep(PROBE.min(pause)).await;
+            tokio::time::sleep(probe).await;
         }
     }
 }
@@ -533,10 +600,12 @@ pub async fn open_reader(config: &Config) -> Result<Reader, OpenError> {
             cause: "books in memory can only be read by the relay that holds them".to_owned(),
             cure: "ask the running relay at /usage on its operator listener",
         }),
-        StoreUrl::Sqlite(path) => SqliteReader::open(path).map(|reader| Reader(Kind::Sqlite(reader))),
-        StoreUrl::Redis(url) => {
-            RedisReader::open(url, config).await.map(|reader| Reader(Kind::Redis(reader)))
+        StoreUrl::Sqlite(path) => {
+            SqliteReader::open(path).map(|reader| Reader(Kind::Sqlite(reader)))
         }
+        StoreUrl::Redis(url) => RedisReader::open(url, config)
+            .await
+            .map(|reader| Reader(Kind::Redis(reader))),
     }
 }
 

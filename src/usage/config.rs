@@ -77,7 +77,7 @@ pub enum OnStoreFailure {
     /// It is refused with `system_busy`; live sessions spend what they already hold.
     #[default]
     Refuse,
-    /// It is let through uncounted and entered once the store is back.
+    /// It is let through, and entered with the session's next request that the store answers.
     Allow,
 }
 
@@ -152,7 +152,10 @@ impl FromStr for StoreUrl {
 fn parse_redis(text: &str) -> Result<RedisUrl, String> {
     let wrong = || "the store must look like redis://HOST:PORT/DB".to_owned();
     let url = url::Url::parse(text).map_err(|_| wrong())?;
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+    let host = url
+        .host_str()
+        .filter(|host| !host.is_empty())
+        .ok_or_else(wrong)?;
     let database = match url.path().trim_start_matches('/') {
         "" => 0,
         digits => digits.parse().map_err(|_| wrong())?,
@@ -161,12 +164,22 @@ fn parse_redis(text: &str) -> Result<RedisUrl, String> {
         return Err(wrong());
     }
     let decoded = |part: &str| {
-        percent_encoding::percent_decode_str(part).decode_utf8().map(String::from).map_err(|_| wrong())
+        percent_encoding::percent_decode_str(part)
+            .decode_utf8()
+            .map(String::from)
+            .map_err(|_| wrong())
     };
     let user = Some(decoded(url.username())?).filter(|user| !user.is_empty());
-    let password = url.password().map(decoded).transpose()?.map(SecretString::from);
+    let password = url
+        .password()
+        .map(decoded)
+        .transpose()?
+        .map(SecretString::from);
     Ok(RedisUrl {
-        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        host: host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned(),
         port: url.port().unwrap_or(6379),
         database,
         user,
@@ -188,7 +201,11 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let brackets = self.host.contains(':');
         let (open, close) = if brackets { ("[", "]") } else { ("", "") };
-        write!(f, "redis://{open}{}{close}:{}/{}", self.host, self.port, self.database)
+        write!(
+            f,
+            "redis://{open}{}{close}:{}/{}",
+            self.host, self.port, self.database
+        )
     }
 }
 
@@ -206,7 +223,9 @@ impl fmt::Debug for StoreUrl {
 
 impl<'de> Deserialize<'de> for StoreUrl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -256,10 +275,20 @@ mod tests {
         check("redis://localhost", "redis://localhost:6379/0");
         check("redis://u:p%40ss@cache:7000/3", "redis://cache:7000/3");
         check("redis://[::1]:7000/", "redis://[::1]:7000/0");
-        for wrong in ["", "sqlite:", "redis://", "rediss://x", "redis://h/x", "file:x", "Memory"] {
+        for wrong in [
+            "",
+            "sqlite:",
+            "redis://",
+            "rediss://x",
+            "redis://h/x",
+            "file:x",
+            "Memory",
+        ] {
             assert!(wrong.parse::<StoreUrl>().is_err(), "{wrong}");
         }
-        let StoreUrl::Redis(url) = "redis://u:p%40ss@cache/3".parse().unwrap() else { panic!() };
+        let StoreUrl::Redis(url) = "redis://u:p%40ss@cache/3".parse().unwrap() else {
+            panic!()
+        };
         assert_eq!(url.password.unwrap().expose_secret(), "p@ss");
     }
 

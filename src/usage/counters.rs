@@ -73,8 +73,14 @@ pub struct Counters {
 impl Counters {
     /// The failures of each operation by its name.
     pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let counts = self.failures.iter().map(|count| count.load(Ordering::Relaxed));
-        Operation::ALL.iter().map(|operation| operation.as_str()).zip(counts)
+        let counts = self
+            .failures
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        Operation::ALL
+            .iter()
+            .map(|operation| operation.as_str())
+            .zip(counts)
     }
 
     pub(crate) fn failed(&self, operation: Operation) {
@@ -91,8 +97,9 @@ pub struct Histogram {
 
 impl Histogram {
     /// Upper bounds of the buckets in seconds; one more bucket has none.
-    pub const BOUNDS: [f64; 12] =
-        [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
+    pub const BOUNDS: [f64; 12] = [
+        0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    ];
 
     /// Counts one duration.
     pub fn observe(&self, duration: Duration) {
@@ -106,16 +113,21 @@ impl Histogram {
     /// Upper bound and cumulative count of every bucket; the last bound is infinite.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
         let bounds = Self::BOUNDS.into_iter().chain([f64::INFINITY]);
-        bounds.zip(self.buckets.iter()).scan(0, |total, (bound, count)| {
-            *total += count.load(Ordering::Relaxed);
-            Some((bound, *total))
-        })
+        bounds
+            .zip(self.buckets.iter())
+            .scan(0, |total, (bound, count)| {
+                *total += count.load(Ordering::Relaxed);
+                Some((bound, *total))
+            })
     }
 
     /// How many durations were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.buckets
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Their sum in seconds.

@@ -238,14 +238,25 @@ impl FromStr for Day {
     fn from_str(text: &str) -> Result<Self, InvalidDay> {
         let format = time::macros::format_description!("[year]-[month]-[day]");
         let date = time::Date::parse(text, format).map_err(|_| InvalidDay)?;
-        Ok(Self(date.midnight().assume_utc().unix_timestamp().div_euclid(86_400)))
+        Ok(Self(
+            date.midnight()
+                .assume_utc()
+                .unix_timestamp()
+                .div_euclid(86_400),
+        ))
     }
 }
 
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match time::OffsetDateTime::from_unix_timestamp(self.0.saturating_mul(86_400)) {
-            Ok(at) => write!(f, "{:04}-{:02}-{:02}", at.year(), u8::from(at.month()), at.day()),
+            Ok(at) => write!(
+                f,
+                "{:04}-{:02}-{:02}",
+                at.year(),
+                u8::from(at.month()),
+                at.day()
+            ),
             Err(_) => write!(f, "day {}", self.0),
         }
     }
@@ -254,6 +265,12 @@ impl fmt::Display for Day {
 impl Serialize for Day {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Day {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -268,7 +285,40 @@ pub struct GroupBy {
 
 impl Default for GroupBy {
     fn default() -> Self {
-        Self { day: true, model: true, voice: true }
+        Self {
+            day: true,
+            model: true,
+            voice: true,
+        }
+    }
+}
+
+/// A text that does not say what to keep apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("give client, day, model and voice, or some of them, separated by commas")]
+pub struct InvalidGroupBy;
+
+impl FromStr for GroupBy {
+    type Err = InvalidGroupBy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidGroupBy> {
+        let mut by = Self { day: false, model: false, voice: false };
+        for name in text.split(',').map(str::trim) {
+            match name {
+                "client" => {}
+                "day" => by.day = true,
+                "model" => by.model = true,
+                "voice" => by.voice = true,
+                _ => return Err(InvalidGroupBy),
+            }
+        }
+        Ok(by)
+    }
+}
+
+impl<'de> Deserialize<'de> for GroupBy {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -393,10 +443,13 @@ impl Tally {
     }
 }
 
+/// Client, and day, model and voice where rows are kept apart by them.
+type Group = (String, Option<Day>, Option<String>, Option<String>);
+
 /// Sums by client, day, model and voice, on their way to usage rows.
 #[derive(Default)]
 pub(crate) struct Sums {
-    groups: BTreeMap<(String, Option<Day>, Option<String>, Option<String>), Tally>,
+    groups: BTreeMap<Group, Tally>,
 }
 
 impl Sums {
@@ -407,7 +460,10 @@ impl Sums {
         (client, day, model, voice): (&str, Day, &str, &str),
         tally: &Tally,
     ) {
-        let other_client = query.client.as_ref().is_some_and(|only| only.as_str() != client);
+        let other_client = query
+            .client
+            .as_ref()
+            .is_some_and(|only| only.as_str() != client);
         if other_client || !query.covers(day) {
             return;
         }
@@ -422,8 +478,13 @@ impl Sums {
 
     /// The rows, ordered by client, day, model, voice; groups without any session are left out.
     pub(crate) fn into_rows(self) -> Vec<UsageRow> {
-        let groups = self.groups.into_iter().filter(|(_, tally)| *tally != Tally::default());
-        groups.map(|((client, day, model, voice), tally)| row(client, day, model, voice, &tally)).collect()
+        let groups = self
+            .groups
+            .into_iter()
+            .filter(|(_, tally)| *tally != Tally::default());
+        groups
+            .map(|((client, day, model, voice), tally)| row(client, day, model, voice, &tally))
+            .collect()
     }
 }
 
@@ -468,7 +529,13 @@ mod tests {
         assert_eq!(day.to_string(), "2026-11-22");
         assert_eq!(Day::of_ms(1_795_334_950_000), day);
         assert_eq!(Day::of_ms(-1).to_string(), "1969-12-31");
-        for wrong in ["2026-02-30", "22.11.2026", "2026-1-1", "", "2026-11-22T00:00"] {
+        for wrong in [
+            "2026-02-30",
+            "22.11.2026",
+            "2026-1-1",
+            "",
+            "2026-11-22T00:00",
+        ] {
             assert_eq!(wrong.parse::<Day>(), Err(InvalidDay), "{wrong}");
         }
     }

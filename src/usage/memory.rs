@@ -24,9 +24,12 @@ pub(crate) struct Memory {
     state: Mutex<State>,
 }
 
+/// Counters of one kind of window, by the window's start.
+type Windows = BTreeMap<i64, u64>;
+
 #[derive(Default)]
 struct State {
-    windows: HashMap<ClientId, BTreeMap<(Unit, Per), BTreeMap<i64, u64>>>,
+    windows: HashMap<ClientId, BTreeMap<(Unit, Per), Windows>>,
     live: HashMap<SessionId, Arc<Opening>>,
     live_by_client: HashMap<ClientId, u64>,
     /// Sessions whose row is in `rows`, so that a second settlement changes nothing.
@@ -39,14 +42,23 @@ struct State {
 
 impl State {
     fn used(&self, client: &ClientId, key: WindowKey) -> u64 {
-        let windows = self.windows.get(client).and_then(|kinds| kinds.get(&(key.unit, key.per)));
+        let windows = self
+            .windows
+            .get(client)
+            .and_then(|kinds| kinds.get(&(key.unit, key.per)));
         windows.map_or(0, |windows| {
-            windows.get(&effective(windows, key.start)).copied().unwrap_or(0)
+            windows
+                .get(&effective(windows, key.start))
+                .copied()
+                .unwrap_or(0)
         })
     }
 
     fn used_by(&self, client: &ClientId, charges: &[Charge]) -> Vec<u64> {
-        charges.iter().map(|charge| self.used(client, charge.key)).collect()
+        charges
+            .iter()
+            .map(|charge| self.used(client, charge.key))
+            .collect()
     }
 
     /// Adds to a counter. Only spending opens a counter; giving back to one that is gone is void.
@@ -85,7 +97,10 @@ impl State {
 
     fn enter(&mut self, opening: &Arc<Opening>) {
         if self.live.insert(opening.session, opening.clone()).is_none() {
-            *self.live_by_client.entry(opening.client.clone()).or_default() += 1;
+            *self
+                .live_by_client
+                .entry(opening.client.clone())
+                .or_default() += 1;
         }
     }
 
@@ -97,11 +112,20 @@ impl State {
         }
         let starts = self.used_by(client, &admit.starts);
         if let Err(index) = grant(&admit.starts, &starts, live, 1, 0) {
-            return Admitted::Spent { window: admit.starts[index].key, used: starts[index] };
+            return Admitted::Spent {
+                window: admit.starts[index].key,
+                used: starts[index],
+            };
         }
         let spent = self.used_by(client, &admit.spending);
-        if let (Err(index), false) = (grant(&admit.spending, &spent, live, 1, 0), admit.even_if_spent) {
-            return Admitted::Spent { window: admit.spending[index].key, used: spent[index] };
+        if let (Err(index), false) = (
+            grant(&admit.spending, &spent, live, 1, 0),
+            admit.even_if_spent,
+        ) {
+            return Admitted::Spent {
+                window: admit.spending[index].key,
+                used: spent[index],
+            };
         }
         let ahead = grant(&admit.spending, &spent, live + 1, 0, admit.ahead).unwrap_or(0);
         self.spend(client, &admit.starts, 1);
@@ -141,8 +165,12 @@ impl State {
         if let Ok(client) = ClientId::parse(&record.client) {
             self.adjust(&client, &settle.adjust);
         }
-        let group =
-            (record.client.clone(), record.day(), record.model.clone(), record.voice.clone());
+        let group = (
+            record.client.clone(),
+            record.day(),
+            record.model.clone(),
+            record.voice.clone(),
+        );
         self.sums.entry(group).or_default().add(&Tally::of(record));
         self.rows.push_back(record.clone());
         if self.rows.len() > ROWS_KEPT
@@ -156,14 +184,21 @@ impl State {
         let before = Day::of_ms(before_ms);
         let size = |state: &Self| state.rows.len() + state.sums.len() + state.windows.len();
         let was = size(self);
-        while self.rows.front().is_some_and(|row| row.ended_ms < before_ms) {
+        while self
+            .rows
+            .front()
+            .is_some_and(|row| row.ended_ms < before_ms)
+        {
             if let Some(row) = self.rows.pop_front() {
                 self.settled.remove(&row.session);
             }
         }
         self.sums.retain(|(_, day, _, _), _| *day >= before);
-        let kept = |windows: &BTreeMap<i64, u64>| {
-            windows.keys().next_back().is_some_and(|start| *start >= before_ms / 1000)
+        let kept = |windows: &Windows| {
+            windows
+                .keys()
+                .next_back()
+                .is_some_and(|start| *start >= before_ms / 1000)
         };
         self.windows.retain(|_, kinds| kinds.values().any(kept));
         let now = Instant::now();
@@ -179,7 +214,12 @@ impl State {
         }
         for opening in self.live.values() {
             let group = (opening.client.as_str(), Day::of_ms(opening.started_ms));
-            let group = (group.0, group.1, opening.model.as_str(), opening.voice.as_str());
+            let group = (
+                group.0,
+                group.1,
+                opening.model.as_str(),
+                opening.voice.as_str(),
+            );
             sums.add(query, group, &Tally::of_live());
         }
         sums.into_rows()
@@ -187,7 +227,7 @@ impl State {
 }
 
 /// The window that is charged when the clock says `start`; see [`WINDOWS_KEPT`].
-fn effective(windows: &BTreeMap<i64, u64>, start: i64) -> i64 {
+fn effective(windows: &Windows, start: i64) -> i64 {
     match windows.first_key_value() {
         Some((oldest, _)) if windows.len() >= WINDOWS_KEPT => start.max(*oldest),
         _ => start,
@@ -248,12 +288,24 @@ impl Store for Memory {
     }
 
     fn recent(&self, limit: usize) -> Boxed<'_, Vec<Record>> {
-        ready(self.state.lock().rows.iter().rev().take(limit).cloned().collect())
+        ready(
+            self.state
+                .lock()
+                .rows
+                .iter()
+                .rev()
+                .take(limit)
+                .cloned()
+                .collect(),
+        )
     }
 
     fn put_token<'a>(&'a self, key: TokenKey, record: &'a str, ttl: Duration) -> Boxed<'a, ()> {
         let expires = Instant::now() + ttl;
-        self.state.lock().tokens.insert(key, (record.to_owned(), expires));
+        self.state
+            .lock()
+            .tokens
+            .insert(key, (record.to_owned(), expires));
         ready(())
     }
 

@@ -16,15 +16,13 @@ mod store;
 mod window;
 
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 pub use books::{Books, LiveSession, Reader, Unavailable, open, open_reader};
 pub use clock::WallClock;
 pub use config::{Config, OnStoreFailure, OpenError, RedisUrl, StoreUrl};
 pub use counters::{Counters, Histogram, Operation};
-pub use ledger::{
-    Day, GroupBy, InvalidDay, LedgerRow, Opening, Outcome, Query, Record, UsageRow,
-};
+pub use ledger::{Day, GroupBy, InvalidDay, InvalidGroupBy, LedgerRow, Opening, Outcome, Query, Record, UsageRow};
 pub use store::{
     Adjust, Admit, Admitted, Boxed, Heartbeat, Reserve, Reserved, Settle, Store, StoreError,
     TokenKey,

@@ -137,11 +137,13 @@ impl TokenKey {
     #[must_use]
     pub fn to_hex(self) -> String {
         use fmt::Write as _;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            // Writing into a string cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut hex, byte| {
+                // Writing into a string cannot fail.
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
     }
 
     /// Reads what [`to_hex`](Self::to_hex) writes.

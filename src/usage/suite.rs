@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::store::{Store, TokenKey};
+use super::store::TokenKey;
 use super::*;
 use crate::ids::{ClientId, SessionId};
 
@@ -38,17 +38,32 @@ impl Place {
         Self::new(redis.url().parse().unwrap(), Some(redis), None)
     }
 
-    fn new(store: StoreUrl, redis: Option<TestRedis>, directory: Option<tempfile::TempDir>) -> Self {
-        let config = Config { store, lease: Duration::from_millis(600), ..Config::default() };
-        Self { config, clock: WallClock::standing_at(NOW), redis, _directory: directory }
+    fn new(
+        store: StoreUrl,
+        redis: Option<TestRedis>,
+        directory: Option<tempfile::TempDir>,
+    ) -> Self {
+        let config = Config {
+            store,
+            lease: Duration::from_millis(600),
+            ..Config::default()
+        };
+        Self {
+            config,
+            clock: WallClock::standing_at(NOW),
+            redis,
+            _directory: directory,
+        }
     }
 
     /// Opens the books as one more process would.
     pub(crate) async fn open(&self) -> Arc<Books> {
-        open(&self.config, self.clock.clone(), Arc::default()).await.unwrap()
+        open(&self.config, self.clock.clone(), Arc::default())
+            .await
+            .unwrap()
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> std::path::PathBuf {
         match &self.config.store {
             StoreUrl::Sqlite(path) => path.clone(),
             other => panic!("{other} is no file"),
@@ -69,9 +84,17 @@ impl TestRedis {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        let mut redis = Self { server: serve(port, directory.path()), port, directory };
+        let mut redis = Self {
+            server: serve(port, directory.path()),
+            port,
+            directory,
+        };
         // Another program may have taken the port between finding it and using it.
-        if redis.answers() { redis } else { Self::start() }
+        if redis.answers() {
+            redis
+        } else {
+            Self::start()
+        }
     }
 
     fn url(&self) -> String {
@@ -92,7 +115,13 @@ impl TestRedis {
 
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.server.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     pub(crate) fn kill(&mut self) {
@@ -104,11 +133,18 @@ impl TestRedis {
     pub(crate) fn restart_empty(&mut self) {
         self.kill();
         self.server = serve(self.port, self.directory.path());
-        assert!(self.answers(), "redis-server does not start again on port {}", self.port);
+        assert!(
+            self.answers(),
+            "redis-server does not start again on port {}",
+            self.port
+        );
     }
 
     fn do_all(&self, command: &[&str]) {
-        let mut connection = ::redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut connection = ::redis::Client::open(self.url())
+            .unwrap()
+            .get_connection()
+            .unwrap();
         let mut sent = ::redis::cmd(command[0]);
         for argument in &command[1..] {
             sent.arg(argument);
@@ -126,7 +162,16 @@ impl Drop for TestRedis {
 
 fn serve(port: u16, directory: &std::path::Path) -> Child {
     Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
         .arg("--dir")
         .arg(directory)
         .stdout(Stdio::null())
@@ -190,7 +235,11 @@ fn opening(client: &ClientId) -> Arc<Opening> {
 }
 
 fn charge(unit: Unit, per: Per, now_ms: i64, limit: u64, each: u64) -> Charge {
-    Charge { key: WindowKey::at(unit, per, now_ms), limit, each }
+    Charge {
+        key: WindowKey::at(unit, per, now_ms),
+        limit,
+        each,
+    }
 }
 
 fn admit(opening: &Arc<Opening>) -> Admit {
@@ -228,14 +277,32 @@ async fn starts_are_counted_and_slots_are_freed(place: Place) {
     let granted = Admitted::Granted { ahead: 0 };
     assert_eq!(books.admit(&first).await.unwrap().0, granted);
     assert_eq!(books.admit(&ask(&anna)).await.unwrap().0, granted);
-    assert_eq!(books.admit(&ask(&anna)).await.unwrap().0, Admitted::Busy { live: 2 });
+    assert_eq!(
+        books.admit(&ask(&anna)).await.unwrap().0,
+        Admitted::Busy { live: 2 }
+    );
     assert_eq!(books.admit(&ask(&client("ben"))).await.unwrap().0, granted);
     let record = Record::new(row(&anna, first.opening.session, NOW), Outcome::Ended);
-    books.settle(Settle { record, adjust: Vec::new() }).await;
+    books
+        .settle(Settle {
+            record,
+            adjust: Vec::new(),
+        })
+        .await;
     assert_eq!(books.admit(&ask(&anna)).await.unwrap().0, granted);
     assert_eq!(
-        books.admit(&Admit { max_concurrent: 9, ..ask(&anna) }).await.unwrap().0,
-        Admitted::Spent { window: first.starts[0].key, used: 3 },
+        books
+            .admit(&Admit {
+                max_concurrent: 9,
+                ..ask(&anna)
+            })
+            .await
+            .unwrap()
+            .0,
+        Admitted::Spent {
+            window: first.starts[0].key,
+            used: 3
+        },
     );
 }
 
@@ -248,24 +315,54 @@ async fn windows_are_charged_all_or_none(place: Place) {
         charge(Unit::Credits, Per::Month, NOW, 40_000, 500),
     ];
     let keys = charges.map(|charge| charge.key);
-    let granted = books.reserve(&live, &reserve(&opening, &charges, 60, 0)).await.unwrap();
+    let granted = books
+        .reserve(&live, &reserve(&opening, &charges, 60, 0))
+        .await
+        .unwrap();
     assert_eq!(granted, Reserved::Granted(60));
-    let refused = books.reserve(&live, &reserve(&opening, &charges, 21, 0)).await.unwrap();
-    assert_eq!(refused, Reserved::Short { window: 1, used: vec![60, 30_000] });
-    assert_eq!(books.used(&opening.client, &keys).await.unwrap(), [60, 30_000]);
+    let refused = books
+        .reserve(&live, &reserve(&opening, &charges, 21, 0))
+        .await
+        .unwrap();
+    assert_eq!(
+        refused,
+        Reserved::Short {
+            window: 1,
+            used: vec![60, 30_000]
+        }
+    );
+    assert_eq!(
+        books.used(&opening.client, &keys).await.unwrap(),
+        [60, 30_000]
+    );
     let adjust = vec![Adjust {
         session: opening.session,
         characters: -10,
         amounts: vec![(keys[0], -10), (keys[1], -5000)],
     }];
-    let with_adjust = Reserve { adjust, ..reserve(&opening, &charges, 21, 0) };
-    assert_eq!(books.reserve(&live, &with_adjust).await.unwrap(), Reserved::Granted(21));
-    assert_eq!(books.used(&opening.client, &keys).await.unwrap(), [71, 35_500]);
-    let most = i64::try_from(u32::MAX).unwrap();
-    let too_much =
-        Adjust { session: opening.session, characters: -most, amounts: vec![(keys[0], -most)] };
+    let with_adjust = Reserve {
+        adjust,
+        ..reserve(&opening, &charges, 21, 0)
+    };
+    assert_eq!(
+        books.reserve(&live, &with_adjust).await.unwrap(),
+        Reserved::Granted(21)
+    );
+    assert_eq!(
+        books.used(&opening.client, &keys).await.unwrap(),
+        [71, 35_500]
+    );
+    let most = i64::from(u32::MAX);
+    let too_much = Adjust {
+        session: opening.session,
+        characters: -most,
+        amounts: vec![(keys[0], -most)],
+    };
     books.give_back(&opening.client, &[too_much]).await.unwrap();
-    assert_eq!(books.used(&opening.client, &keys).await.unwrap(), [0, 35_500]);
+    assert_eq!(
+        books.used(&opening.client, &keys).await.unwrap(),
+        [0, 35_500]
+    );
 }
 
 async fn blocks_shrink_with_what_is_left(place: Place) {
@@ -273,12 +370,20 @@ async fn blocks_shrink_with_what_is_left(place: Place) {
     let anna = client("anna");
     let charges = [charge(Unit::Characters, Per::Day, NOW, 32_000, 1)];
     let opening = opening(&anna);
-    let ask = Admit { spending: charges.to_vec(), ahead: 1000, ..admit(&opening) };
+    let ask = Admit {
+        spending: charges.to_vec(),
+        ahead: 1000,
+        ..admit(&opening)
+    };
     let (admitted, live) = books.admit(&ask).await.unwrap();
     assert_eq!(admitted, Admitted::Granted { ahead: 1000 });
     let mut granted = 0;
     loop {
-        match books.reserve(&live, &reserve(&opening, &charges, 10, 1000)).await.unwrap() {
+        match books
+            .reserve(&live, &reserve(&opening, &charges, 10, 1000))
+            .await
+            .unwrap()
+        {
             Reserved::Granted(more) => {
                 let left = 31_000 - granted;
                 assert_eq!(more, 10 + ((left - 10) / 16).min(1000));
@@ -291,7 +396,10 @@ async fn blocks_shrink_with_what_is_left(place: Place) {
             }
         }
     }
-    let spent = Admit { spending: charges.to_vec(), ..admit(&super::suite::opening(&anna)) };
+    let spent = Admit {
+        spending: charges.to_vec(),
+        ..admit(&super::suite::opening(&anna))
+    };
     let room = 31_000 - granted;
     let admitted = books.admit(&spent).await.unwrap().0;
     assert_eq!(matches!(admitted, Admitted::Spent { .. }), room == 0);
@@ -303,7 +411,11 @@ async fn a_clock_that_jumps_opens_each_window_once(place: Place) {
     let (_, live) = books.admit(&admit(&opening)).await.unwrap();
     let spend = async |now_ms: i64, per: Per| {
         let charges = [charge(Unit::Characters, per, now_ms, 10, 1)];
-        books.reserve(&live, &reserve(&opening, &charges, 10, 0)).await.unwrap() == Reserved::Granted(10)
+        books
+            .reserve(&live, &reserve(&opening, &charges, 10, 0))
+            .await
+            .unwrap()
+            == Reserved::Granted(10)
     };
     assert!(spend(NOW, Per::Day).await);
     assert!(spend(NOW + DAY_MS, Per::Day).await, "the next day");
@@ -325,45 +437,97 @@ async fn the_ledger_keeps_every_row_once(place: Place) {
     let opening = opening(&anna);
     books.admit(&admit(&opening)).await.unwrap();
     let ended = Record::new(row(&anna, opening.session, NOW), Outcome::Ended);
-    let settle = Settle { record: ended.clone(), adjust: Vec::new() };
+    let settle = Settle {
+        record: ended.clone(),
+        adjust: Vec::new(),
+    };
     books.settle(settle.clone()).await;
     books.settle(settle).await;
-    let mut refused =
-        Record::new(row(&anna, SessionId::random(), NOW + DAY_MS), Outcome::Refused);
+    let mut refused = Record::new(
+        row(&anna, SessionId::random(), NOW + DAY_MS),
+        Outcome::Refused,
+    );
     refused.first_audio_ms = None;
     refused.trace_id = None;
     refused.characters_forwarded = 0;
     refused.voice = "odd \"voice\" [\u{e9}]".to_owned();
-    books.settle_later(Settle { record: refused.clone(), adjust: Vec::new() });
-    until("both rows are entered", async || books.recent(10).await.unwrap().len() == 2).await;
+    books.settle_later(Settle {
+        record: refused.clone(),
+        adjust: Vec::new(),
+    });
+    until("both rows are entered", async || {
+        books.recent(10).await.unwrap().len() == 2
+    })
+    .await;
     let rows = books.recent(10).await.unwrap();
     assert_eq!(rows, [refused.clone(), ended]);
 
     let usage = books.usage(&Query::default()).await.unwrap();
     let shown: Vec<_> = usage
         .iter()
-        .map(|row| (row.day.unwrap().to_string(), row.sessions, row.refused, row.characters))
+        .map(|row| {
+            (
+                row.day.unwrap().to_string(),
+                row.sessions,
+                row.refused,
+                row.characters,
+            )
+        })
         .collect();
-    assert_eq!(shown, [("2026-11-22".to_owned(), 1, 0, 100), ("2026-11-23".to_owned(), 0, 1, 0)]);
+    assert_eq!(
+        shown,
+        [
+            ("2026-11-22".to_owned(), 1, 0, 100),
+            ("2026-11-23".to_owned(), 0, 1, 0)
+        ]
+    );
     assert_eq!(usage[1].voice.as_ref(), Some(&refused.voice));
     assert!((usage[0].credits - 50.0).abs() < 1e-9 && (usage[0].audio_seconds - 1.5).abs() < 1e-9);
-    let by = GroupBy { day: false, model: false, voice: false };
-    let all = books.usage(&Query { by, ..Query::default() }).await.unwrap();
+    let by = GroupBy {
+        day: false,
+        model: false,
+        voice: false,
+    };
+    let all = books
+        .usage(&Query {
+            by,
+            ..Query::default()
+        })
+        .await
+        .unwrap();
     assert_eq!(all.len(), 1);
-    assert_eq!((all[0].sessions, all[0].refused, all[0].characters_asked), (1, 1, 240));
-    let until = Query { until: Some("2026-11-23".parse().unwrap()), ..Query::default() };
+    assert_eq!(
+        (all[0].sessions, all[0].refused, all[0].characters_asked),
+        (1, 1, 240)
+    );
+    let until = Query {
+        until: Some("2026-11-23".parse().unwrap()),
+        ..Query::default()
+    };
     assert_eq!(books.usage(&until).await.unwrap().len(), 1);
-    let other = Query { client: Some(client("ben")), ..Query::default() };
+    let other = Query {
+        client: Some(client("ben")),
+        ..Query::default()
+    };
     assert!(books.usage(&other).await.unwrap().is_empty());
     let json = serde_json::to_value(&usage[0]).unwrap();
-    assert_eq!((&json["client"], &json["day"]), (&"anna".into(), &"2026-11-22".into()));
+    assert_eq!(
+        (&json["client"], &json["day"]),
+        (&"anna".into(), &"2026-11-22".into())
+    );
 }
 
 async fn live_sessions_show_in_usage(place: Place) {
     let books = place.open().await;
-    books.admit(&admit(&opening(&client("anna")))).await.unwrap();
+    books
+        .admit(&admit(&opening(&client("anna"))))
+        .await
+        .unwrap();
     let usage = books.usage(&Query::default()).await.unwrap();
-    assert_eq!((usage[0].sessions, usage[0].live, usage[0].characters), (1, 1, 0));
+    assert_eq!(
+        (usage[0].sessions, usage[0].live, usage[0].characters),
+        (1, 1, 0)
+    );
 }
 
 async fn old_rows_go_away(place: Place) {
@@ -373,7 +537,12 @@ async fn old_rows_go_away(place: Place) {
     for age in [501, 500, 0] {
         let started = NOW - age * DAY_MS;
         let record = Record::new(row(&anna, SessionId::random(), started), Outcome::Ended);
-        books.settle(Settle { record, adjust: Vec::new() }).await;
+        books
+            .settle(Settle {
+                record,
+                adjust: Vec::new(),
+            })
+            .await;
     }
     let store = books.store_for_tests();
     while store.prune(NOW - 400 * DAY_MS).await.unwrap() > 0 {}
@@ -427,7 +596,10 @@ for_every_store! {
 
 /// Runs `work` in a process of its own, as far as the books can tell, and kills it.
 fn in_a_process_that_dies<T>(work: impl AsyncFnOnce() -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(1).build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(1)
+        .build();
     let runtime = runtime.unwrap();
     let value = runtime.block_on(work());
     // Nothing that is still under way gets any further.
@@ -449,7 +621,10 @@ fn the_dead_are_entered_as_lost(place: &Place) {
         for _ in 0..2 {
             let opening = opening(&anna);
             let (_, live) = books.admit(&ask(&opening)).await.unwrap();
-            let granted = books.reserve(&live, &reserve(&opening, &charges, 100, 0)).await.unwrap();
+            let granted = books
+                .reserve(&live, &reserve(&opening, &charges, 100, 0))
+                .await
+                .unwrap();
             assert_eq!(granted, Reserved::Granted(100));
         }
         books
@@ -462,19 +637,40 @@ fn the_dead_are_entered_as_lost(place: &Place) {
         until("the slots are free", async || {
             // A dead process's wall clock stands still in tests; the living one's goes on.
             if !books.is_shared() {
-                place.clock.set(NOW + i64::try_from(died.elapsed().as_millis()).unwrap());
+                place
+                    .clock
+                    .set(NOW + i64::try_from(died.elapsed().as_millis()).unwrap());
             }
-            matches!(books.admit(&ask(&next)).await.unwrap().0, Admitted::Granted { .. })
+            matches!(
+                books.admit(&ask(&next)).await.unwrap().0,
+                Admitted::Granted { .. }
+            )
         })
         .await;
-        assert!(died.elapsed() < Duration::from_secs(2), "{:?}", died.elapsed());
-        until("they are entered", async || books.recent(9).await.unwrap().len() == 2).await;
+        assert!(
+            died.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            died.elapsed()
+        );
+        until("they are entered", async || {
+            books.recent(9).await.unwrap().len() == 2
+        })
+        .await;
         for record in books.recent(9).await.unwrap() {
-            assert_eq!((record.outcome, record.characters_forwarded), (Outcome::Lost, 100));
-            assert_eq!((record.milli_credits, record.ending.as_str()), (50_000, "lost"));
+            assert_eq!(
+                (record.outcome, record.characters_forwarded),
+                (Outcome::Lost, 100)
+            );
+            assert_eq!(
+                (record.milli_credits, record.ending.as_str()),
+                (50_000, "lost")
+            );
         }
         let usage = books.usage(&Query::default()).await.unwrap();
-        assert_eq!((usage[0].sessions, usage[0].lost, usage[0].characters), (3, 2, 200));
+        assert_eq!(
+            (usage[0].sessions, usage[0].lost, usage[0].characters),
+            (3, 2, 200)
+        );
         let used = books.used(&anna, &[charges[0].key]).await.unwrap();
         assert_eq!(used, [200], "what the dead had reserved counts as spent");
 
@@ -484,10 +680,17 @@ fn the_dead_are_entered_as_lost(place: &Place) {
         let mut record = Record::new(row(&anna, session, NOW), Outcome::Ended);
         record.characters_forwarded = 40;
         let amounts = vec![(charges[0].key, -60)];
-        let adjust = vec![Adjust { session, characters: -60, amounts }];
+        let adjust = vec![Adjust {
+            session,
+            characters: -60,
+            amounts,
+        }];
         books.settle(Settle { record, adjust }).await;
         let usage = books.usage(&Query::default()).await.unwrap();
-        assert_eq!((usage[0].sessions, usage[0].lost, usage[0].characters), (3, 1, 140));
+        assert_eq!(
+            (usage[0].sessions, usage[0].lost, usage[0].characters),
+            (3, 1, 140)
+        );
         assert_eq!(books.used(&anna, &[charges[0].key]).await.unwrap(), [140]);
     });
     drop(kept);
@@ -512,18 +715,32 @@ async fn sqlite_waits_for_no_lease_when_nobody_else_has_the_file() {
     books.admit(&admit(&opening)).await.unwrap();
     let (weak, path) = (Arc::downgrade(&books), place.path());
     drop(books);
-    until("the first process is gone", async || weak.upgrade().is_none()).await;
+    until("the first process is gone", async || {
+        weak.upgrade().is_none()
+    })
+    .await;
     let books = place.open().await;
     assert_eq!(books.recent(9).await.unwrap()[0].outcome, Outcome::Lost);
     // While it lives, another process must not take its sessions for lost.
-    books.admit(&admit(&super::suite::opening(&client("anna")))).await.unwrap();
+    books
+        .admit(&admit(&super::suite::opening(&client("anna"))))
+        .await
+        .unwrap();
     let second = place.open().await;
     assert_eq!(second.recent(9).await.unwrap().len(), 1);
     assert_eq!(second.usage(&Query::default()).await.unwrap()[0].live, 1);
     #[cfg(unix)]
-    for path in [path.clone(), path.with_extension("db-wal"), path.with_extension("db-owner")] {
+    for path in [
+        path.clone(),
+        path.with_extension("db-wal"),
+        path.with_extension("db-owner"),
+    ] {
         use std::os::unix::fs::PermissionsExt;
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
+        assert_eq!(
+            path.metadata().unwrap().permissions().mode() & 0o777,
+            0o600,
+            "{path:?}"
+        );
     }
 }
 
@@ -532,20 +749,39 @@ async fn sqlite_says_in_one_line_why_it_cannot_be_opened() {
     let place = Place::sqlite();
     let path = place.path();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, "this is not a database, and long enough to be looked at as one").unwrap();
-    let error = open(&place.config, place.clock.clone(), Arc::default()).await.err().unwrap();
+    std::fs::write(
+        &path,
+        "this is not a database, and long enough to be looked at as one",
+    )
+    .unwrap();
+    let error = open(&place.config, place.clock.clone(), Arc::default())
+        .await
+        .err()
+        .unwrap();
     let text = error.to_string();
-    assert!(text.contains("not a database") && text.contains("put a good copy"), "{text}");
+    assert!(
+        text.contains("not a database") && text.contains("put a good copy"),
+        "{text}"
+    );
     assert!(!text.contains('\n'));
 
     std::fs::remove_file(&path).unwrap();
     let db = rusqlite::Connection::open(&path).unwrap();
     db.pragma_update(None, "user_version", 99).unwrap();
-    let error = open(&place.config, place.clock.clone(), Arc::default()).await.err().unwrap();
+    let error = open(&place.config, place.clock.clone(), Arc::default())
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("schema version 99"), "{error}");
 
-    let config = Config { store: StoreUrl::Sqlite("/proc/none/books.db".into()), ..place.config.clone() };
-    let error = open(&config, place.clock.clone(), Arc::default()).await.err().unwrap();
+    let config = Config {
+        store: StoreUrl::Sqlite("/proc/none/books.db".into()),
+        ..place.config.clone()
+    };
+    let error = open(&config, place.clock.clone(), Arc::default())
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("name another path"), "{error}");
 }
 
@@ -555,13 +791,28 @@ async fn books_can_be_read_beside_a_running_relay() {
         let books = place.open().await;
         let anna = client("anna");
         let record = Record::new(row(&anna, SessionId::random(), NOW), Outcome::Ended);
-        books.settle(Settle { record, adjust: Vec::new() }).await;
+        books
+            .settle(Settle {
+                record,
+                adjust: Vec::new(),
+            })
+            .await;
         let reader = open_reader(&place.config).await.unwrap();
-        assert_eq!(reader.usage(&Query::default()).await.unwrap()[0].characters, 100);
+        assert_eq!(
+            reader.usage(&Query::default()).await.unwrap()[0].characters,
+            100
+        );
         assert_eq!(reader.recent(5).await.unwrap().len(), 1);
     }
     assert!(open_reader(&Place::memory().config).await.is_err());
-    assert!(open_reader(&Config { store: StoreUrl::Sqlite("/no/such.db".into()), ..Config::default() }).await.is_err());
+    assert!(
+        open_reader(&Config {
+            store: StoreUrl::Sqlite("/no/such.db".into()),
+            ..Config::default()
+        })
+        .await
+        .is_err()
+    );
 }
 
 #[tokio::test]
@@ -572,17 +823,31 @@ async fn a_redis_that_comes_back_empty_is_given_what_is_known() {
     let (_, live) = books.admit(&admit(&opening)).await.unwrap();
     let charges = [charge(Unit::Characters, Per::Day, NOW, 1000, 1)];
     let ask = reserve(&opening, &charges, 900, 0);
-    assert_eq!(books.reserve(&live, &ask).await.unwrap(), Reserved::Granted(900));
-    let emptied = || books.counters().emptied.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(
+        books.reserve(&live, &ask).await.unwrap(),
+        Reserved::Granted(900)
+    );
+    let emptied = || {
+        books
+            .counters()
+            .emptied
+            .load(std::sync::atomic::Ordering::Relaxed)
+    };
 
     place.redis.as_ref().unwrap().do_all(&["FLUSHALL"]);
-    let short = Reserved::Short { window: 0, used: vec![900] };
+    let short = Reserved::Short {
+        window: 0,
+        used: vec![900],
+    };
     let ask = reserve(&opening, &charges, 101, 0);
     assert_eq!(books.reserve(&live, &ask).await.unwrap(), short);
     assert_eq!(emptied(), 1);
 
     place.redis.as_mut().unwrap().restart_empty();
-    until("the books are open again", async || books.reserve(&live, &ask).await.is_ok()).await;
+    until("the books are open again", async || {
+        books.reserve(&live, &ask).await.is_ok()
+    })
+    .await;
     assert_eq!(books.reserve(&live, &ask).await.unwrap(), short);
     assert_eq!(emptied(), 2);
     let usage = books.usage(&Query::default()).await.unwrap();
@@ -609,12 +874,29 @@ impl TestRedis {
 #[tokio::test]
 async fn a_wrong_redis_password_is_told_at_once() {
     let place = Place::redis();
-    place.redis.as_ref().unwrap().do_all(&["CONFIG", "SET", "requirepass", "right"]);
-    let error = open(&place.config, place.clock.clone(), Arc::default()).await.err().unwrap();
-    assert!(error.to_string().contains("correct user, password"), "{error}");
+    place
+        .redis
+        .as_ref()
+        .unwrap()
+        .do_all(&["CONFIG", "SET", "requirepass", "right"]);
+    let error = open(&place.config, place.clock.clone(), Arc::default())
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("correct user, password"),
+        "{error}"
+    );
     let right = Some("right".to_owned().into());
-    let config = Config { redis_password: right, ..place.config.clone() };
-    assert!(open(&config, place.clock.clone(), Arc::default()).await.is_ok());
+    let config = Config {
+        redis_password: right,
+        ..place.config.clone()
+    };
+    assert!(
+        open(&config, place.clock.clone(), Arc::default())
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -633,9 +915,16 @@ async fn a_month_of_a_large_ledger_is_read_from_its_sums() {
     db.execute_batch(&insert).unwrap();
     let usage = books.usage(&Query::default()).await.unwrap();
     assert_eq!(usage.iter().map(|row| row.sessions).sum::<u64>(), rows);
-    assert_eq!(usage.iter().map(|row| row.characters).sum::<u64>(), 10 * rows);
+    assert_eq!(
+        usage.iter().map(|row| row.characters).sum::<u64>(),
+        10 * rows
+    );
     let plan: String = db
-        .query_row("EXPLAIN QUERY PLAN SELECT * FROM daily WHERE day >= 1 AND day < 2", [], |row| row.get(3))
+        .query_row(
+            "EXPLAIN QUERY PLAN SELECT * FROM daily WHERE day >= 1 AND day < 2",
+            [],
+            |row| row.get(3),
+        )
         .unwrap();
     assert!(plan.contains("PRIMARY KEY"), "{plan}");
 }

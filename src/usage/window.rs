@@ -71,7 +71,11 @@ impl Per {
 
 /// The month around `now`; `None` beyond the years that the calendar covers.
 fn month(now: i64) -> Option<(i64, i64)> {
-    let first = OffsetDateTime::from_unix_timestamp(now).ok()?.date().replace_day(1).ok()?;
+    let first = OffsetDateTime::from_unix_timestamp(now)
+        .ok()?
+        .date()
+        .replace_day(1)
+        .ok()?;
     let (year, next) = match first.month() {
         time::Month::December => (first.year() + 1, time::Month::January),
         month => (first.year(), month.next()),
@@ -85,7 +89,10 @@ fn month(now: i64) -> Option<(i64, i64)> {
 pub(crate) fn utc_time(unix_s: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix_s)
         .ok()
-        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .and_then(|time| {
+            time.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
         .unwrap_or_else(|| unix_s.to_string())
 }
 
@@ -104,7 +111,11 @@ impl WindowKey {
     /// The window of this kind around `now_ms`.
     #[must_use]
     pub fn at(unit: Unit, per: Per, now_ms: i64) -> Self {
-        Self { unit, per, start: per.span(now_ms).0 }
+        Self {
+            unit,
+            per,
+            start: per.span(now_ms).0,
+        }
     }
 
     /// The first second after the window, Unix time.
@@ -160,7 +171,12 @@ pub(crate) fn grant(
     need: Characters,
     ahead: Characters,
 ) -> Result<Characters, usize> {
-    let rooms = || charges.iter().zip(used).map(|(charge, used)| charge.room(*used));
+    let rooms = || {
+        charges
+            .iter()
+            .zip(used)
+            .map(|(charge, used)| charge.room(*used))
+    };
     let short = rooms()
         .enumerate()
         .filter(|(_, room)| *room < need)
@@ -191,7 +207,10 @@ mod tests {
     fn windows_follow_the_utc_calendar() {
         let check = |per: Per, start: &str, end: &str| {
             let (from, to) = per.span(NOW);
-            assert_eq!((utc_time(from).as_str(), utc_time(to).as_str()), (start, end));
+            assert_eq!(
+                (utc_time(from).as_str(), utc_time(to).as_str()),
+                (start, end)
+            );
         };
         check(Per::Minute, "2026-11-22T08:09:00Z", "2026-11-22T08:10:00Z");
         check(Per::Hour, "2026-11-22T08:00:00Z", "2026-11-22T09:00:00Z");
@@ -200,7 +219,10 @@ mod tests {
         let leap = 1_709_208_000_000; // 2024-02-29T12:00:00Z
         assert_eq!(utc_time(Per::Month.span(leap).1), "2024-03-01T00:00:00Z");
         let december = 1_798_761_599_999; // 2026-12-31T23:59:59.999Z
-        assert_eq!(utc_time(Per::Month.span(december).1), "2027-01-01T00:00:00Z");
+        assert_eq!(
+            utc_time(Per::Month.span(december).1),
+            "2027-01-01T00:00:00Z"
+        );
     }
 
     proptest! {
@@ -242,7 +264,11 @@ mod tests {
 
     #[test]
     fn of_several_spent_windows_the_one_that_resets_last_is_named() {
-        let charge = |per| Charge { key: WindowKey::at(Unit::Characters, per, NOW), limit: 1, each: 1 };
+        let charge = |per| Charge {
+            key: WindowKey::at(Unit::Characters, per, NOW),
+            limit: 1,
+            each: 1,
+        };
         let charges = [charge(Per::Minute), charge(Per::Month), charge(Per::Day)];
         assert_eq!(grant(&charges, &[1, 1, 1], 1, 1, 0), Err(1));
         assert_eq!(grant(&charges, &[1, 0, 0], 1, 1, 0), Err(0));

@@ -8,7 +8,7 @@ use super::super::SessionEnd;
 use super::super::scratch::with_unmasked;
 use super::{Relay, Taken, Waiting, is_data};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
-use crate::ids::Side;
+use crate::ids::{Side, VoiceId};
 use crate::protocol::{ClientMessage, Problem, scan, with_voices_rewritten, without_credentials};
 
 /// Where the client's side of the conversation stands.
@@ -200,7 +200,9 @@ where
             let limits = &self.terms.limits;
             // What cannot be read is upstream's to judge, unless there is a list to hold it against.
             let allowed = !(message.has_unreadable_voices && limits.restricts_voices())
-                && message.voice_ids().all(|voice| limits.resolve_named(voice).is_ok());
+                && message.voice_ids().all(|voice| {
+                    limits.resolve_named(voice).is_ok() && self.token_allows_voice(voice)
+                });
             if !allowed {
                 return Err(SessionEnd::Refused(Problem::voice_not_allowed()));
             }
@@ -211,6 +213,19 @@ where
             rewritten = with_voices.or(rewritten);
         }
         Ok(rewritten)
+    }
+
+    /// Whether the token leaves `named` or the voice it stands for.
+    fn token_allows_voice(&self, named: &str) -> bool {
+        let Some(narrowing) = &self.terms.narrowing else {
+            return true;
+        };
+        let alias_of = self.terms.limits.resolve_named(named).ok().flatten();
+        [Some(named), alias_of]
+            .into_iter()
+            .flatten()
+            .filter_map(|voice| VoiceId::parse(voice).ok())
+            .any(|voice| narrowing.allows_voice(&voice))
     }
 
     fn masked(&self, payload: &[u8]) -> Vec<u8> {

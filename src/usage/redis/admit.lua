@@ -1,5 +1,7 @@
 if estranged() then return { -1 } end
 local live = n_live(q.client)
+-- A request that was given up and settled, and is carried out only now, must not take a slot.
+if redis.call('EXISTS', P .. 'settled:' .. q.session) == 1 then return { 2, live } end
 if live >= q.max then return { 2, live } end
 local begun, _, short = look(q.client, q.starts, 1)
 if short then return { 3, short - 1, begun[short] } end

@@ -6,8 +6,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
-    ServerErrorKind, cmd,
-    io::tcp::TcpSettings,
+    ServerErrorKind, cmd, io::tcp::TcpSettings,
 };
 use parking_lot::Mutex;
 use secrecy::ExposeSecret;
@@ -39,7 +38,10 @@ impl Link {
         };
         let address = ConnectionAddr::Tcp(url.host.clone(), url.port);
         let info = address.into_connection_info().map_err(wrong)?;
-        let mut login = info.redis_settings().clone().set_db(i64::from(url.database));
+        let mut login = info
+            .redis_settings()
+            .clone()
+            .set_db(i64::from(url.database));
         if let Some(user) = &url.user {
             login = login.set_username(user);
         }
@@ -58,11 +60,16 @@ impl Link {
 
     /// Connects once. A server that is away is no error yet, one that will never serve is.
     pub(super) async fn try_out(&self) -> Result<(), OpenError> {
-        let failed = |cause: String, cure| OpenError { store: self.shown.clone(), cause, cure };
+        let failed = |cause: String, cure| OpenError {
+            store: self.shown.clone(),
+            cause,
+            cure,
+        };
         match self.connect_and_look().await {
-            Ok(Some(major)) if major < OLDEST => {
-                Err(failed(format!("the server is Redis {major}"), "run Redis 7 or newer"))
-            }
+            Ok(Some(major)) if major < OLDEST => Err(failed(
+                format!("the server is Redis {major}"),
+                "run Redis 7 or newer",
+            )),
             Ok(_) => Ok(()),
             Err(error) if refuses(&error) => {
                 let cure = "correct user, password and database number, or the server's ACL";
@@ -82,7 +89,9 @@ impl Link {
             return Ok(false);
         }
         let before = self.run.lock().clone();
-        self.connect_and_look().await.map_err(|error| self.failed(&error))?;
+        self.connect_and_look()
+            .await
+            .map_err(|error| self.failed(&error))?;
         Ok(before.is_some() && before != *self.run.lock())
     }
 
@@ -103,11 +112,19 @@ impl Link {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(ANSWER))
             .set_response_timeout(Some(ANSWER));
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let info: String =
-            cmd("INFO").arg("server").arg("memory").query_async(&mut connection).await?;
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let info: String = cmd("INFO")
+            .arg("server")
+            .arg("memory")
+            .query_async(&mut connection)
+            .await?;
         let line = |name: &str| {
-            let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let found = info
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             found.map(|value| value.trim().to_owned())
         };
         let evicts = line("maxmemory").is_some_and(|bytes| bytes != "0")

@@ -109,7 +109,11 @@ impl Redis {
         })
     }
 
-    async fn run<T: FromRedisValue>(&self, script: &Script, mut request: Value) -> Result<T, StoreError> {
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        mut request: Value,
+    ) -> Result<T, StoreError> {
         request["kept"] = WINDOWS_KEPT.into();
         request["keep"] = self.keep_s.into();
         request["share"] = AHEAD_SHARE.into();
@@ -150,7 +154,9 @@ impl Redis {
     /// Remembers that counters were corrected.
     fn learn_adjust(&self, client: &ClientId, adjust: &[Adjust]) {
         let mut known = self.known.lock();
-        let Some(windows) = known.get_mut(client) else { return };
+        let Some(windows) = known.get_mut(client) else {
+            return;
+        };
         for (key, amount) in adjust.iter().flat_map(|adjust| &adjust.amounts) {
             if let Some(shown) = windows.get_mut(key) {
                 *shown = shown.saturating_add_signed(*amount);
@@ -182,7 +188,12 @@ impl Redis {
         let mut raised = 0;
         for windows in known.chunks(RESTORE_BATCH) {
             let request = json!({ "windows": windows });
-            raised += self.ask(&self.scripts.restore, request).await?.get(1).copied().unwrap_or(0);
+            raised += self
+                .ask(&self.scripts.restore, request)
+                .await?
+                .get(1)
+                .copied()
+                .unwrap_or(0);
         }
         Ok(raised)
     }
@@ -205,8 +216,13 @@ impl Redis {
         }
         self.forget_ended();
         match answer[..] {
-            [1, expired] => Ok(Heartbeat { expired: expired != 0, ..heartbeat }),
-            _ => Err(StoreError::Unavailable("the database changes under the relay".to_owned())),
+            [1, expired] => Ok(Heartbeat {
+                expired: expired != 0,
+                ..heartbeat
+            }),
+            _ => Err(StoreError::Unavailable(
+                "the database changes under the relay".to_owned(),
+            )),
         }
     }
 
@@ -216,14 +232,23 @@ impl Redis {
         let fresh = SessionId::random().to_string();
         let mut connection = self.link.current()?;
         let set = cmd("SET").arg(&key).arg(fresh).arg("NX").to_owned();
-        let _: Option<String> =
-            set.query_async(&mut connection).await.map_err(|error| self.link.failed(&error))?;
-        cmd("GET").arg(&key).query_async(&mut connection).await.map_err(|e| self.link.failed(&e))
+        let _: Option<String> = set
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| self.link.failed(&error))?;
+        cmd("GET")
+            .arg(&key)
+            .query_async(&mut connection)
+            .await
+            .map_err(|e| self.link.failed(&e))
     }
 
     async fn command<T: FromRedisValue>(&self, command: &::redis::Cmd) -> Result<T, StoreError> {
         let mut connection = self.link.current()?;
-        command.query_async(&mut connection).await.map_err(|error| self.link.failed(&error))
+        command
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| self.link.failed(&error))
     }
 }
 
@@ -237,9 +262,7 @@ fn windows(charges: &[Charge]) -> Value {
 }
 
 fn adjustments(adjust: &[Adjust]) -> Value {
-    let amount = |(key, amount): &(WindowKey, i64)| {
-        json!({ "kind": key.name(), "start": key.start.to_string(), "amount": amount })
-    };
+    let amount = |(key, amount): &(WindowKey, i64)| json!({ "kind": key.name(), "start": key.start.to_string(), "amount": amount });
     let adjustment = |adjust: &Adjust| {
         let amounts: Vec<Value> = adjust.amounts.iter().map(amount).collect();
         let session = adjust.session.to_string();
@@ -253,7 +276,9 @@ fn keys(charges: &[Charge]) -> impl Iterator<Item = WindowKey> + '_ {
 }
 
 fn index(number: i64, len: usize) -> usize {
-    usize::try_from(number).unwrap_or(0).min(len.saturating_sub(1))
+    usize::try_from(number)
+        .unwrap_or(0)
+        .min(len.saturating_sub(1))
 }
 
 fn count(number: i64) -> u64 {
@@ -286,13 +311,24 @@ impl Redis {
             [1, ahead, ..] => {
                 let charged = keys(&admit.spending).chain(keys(&admit.starts));
                 self.learn(&opening.client, charged, answer[2..].iter());
-                Ok(Admitted::Granted { ahead: count(ahead) })
+                Ok(Admitted::Granted {
+                    ahead: count(ahead),
+                })
             }
             [2, live] => Ok(Admitted::Busy { live: count(live) }),
             [kind @ (3 | 4), window, used] => {
-                let charges = if kind == 3 { &admit.starts } else { &admit.spending };
-                let window = charges.get(index(window, charges.len())).ok_or_else(misunderstood)?;
-                Ok(Admitted::Spent { window: window.key, used: count(used) })
+                let charges = if kind == 3 {
+                    &admit.starts
+                } else {
+                    &admit.spending
+                };
+                let window = charges
+                    .get(index(window, charges.len()))
+                    .ok_or_else(misunderstood)?;
+                Ok(Admitted::Spent {
+                    window: window.key,
+                    used: count(used),
+                })
             }
             _ => Err(misunderstood()),
         }
@@ -309,14 +345,19 @@ impl Redis {
             "call_in": reserve.call_in,
         });
         let answer = self.ask(&self.scripts.reserve, request).await?;
-        let [granted, value, shown @ ..] = &answer[..] else { return Err(misunderstood()) };
+        let [granted, value, shown @ ..] = &answer[..] else {
+            return Err(misunderstood());
+        };
         self.learn_adjust(&reserve.client, &reserve.adjust);
         self.learn(&reserve.client, keys(&reserve.charges), shown.iter());
         if *granted == 1 {
             return Ok(Reserved::Granted(count(*value)));
         }
         let window = index(*value, reserve.charges.len());
-        Ok(Reserved::Short { window, used: shown.iter().map(|shown| count(*shown)).collect() })
+        Ok(Reserved::Short {
+            window,
+            used: shown.iter().map(|shown| count(*shown)).collect(),
+        })
     }
 
     async fn settled(&self, settle: &Settle) -> Result<(), StoreError> {
@@ -385,13 +426,17 @@ impl Store for Redis {
                     "reserved": reserved,
                 }));
             }
-            self.ask(&self.scripts.readopt, json!({ "sessions": entries })).await.map(|_| ())
+            self.ask(&self.scripts.readopt, json!({ "sessions": entries }))
+                .await
+                .map(|_| ())
         })
     }
 
     fn sweep(&self) -> Boxed<'_, u64> {
         Box::pin(async move {
-            let answer = self.ask(&self.scripts.sweep, json!({ "batch": BATCH })).await?;
+            let answer = self
+                .ask(&self.scripts.sweep, json!({ "batch": BATCH }))
+                .await?;
             Ok(answer.get(1).copied().map_or(0, count))
         })
     }
@@ -419,7 +464,8 @@ impl Store for Redis {
         Box::pin(async move {
             let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
             let name = format!("{}token:{}", self.prefix, key.to_hex());
-            self.command(cmd("SET").arg(name).arg(record).arg("PX").arg(ttl_ms)).await
+            self.command(cmd("SET").arg(name).arg(record).arg("PX").arg(ttl_ms))
+                .await
         })
     }
 
@@ -441,14 +487,20 @@ impl Store for Redis {
     fn revoked(&self) -> Boxed<'_, Vec<TokenKey>> {
         Box::pin(async move {
             let keys: Vec<String> = self.run(&self.scripts.revoked, json!({})).await?;
-            Ok(keys.iter().filter_map(|hex| TokenKey::from_hex(hex)).collect())
+            Ok(keys
+                .iter()
+                .filter_map(|hex| TokenKey::from_hex(hex))
+                .collect())
         })
     }
 
     fn called_in(&self) -> Boxed<'_, Vec<ClientId>> {
         Box::pin(async move {
             let clients: Vec<String> = self.run(&self.scripts.called_in, json!({})).await?;
-            Ok(clients.iter().filter_map(|client| ClientId::parse(client).ok()).collect())
+            Ok(clients
+                .iter()
+                .filter_map(|client| ClientId::parse(client).ok())
+                .collect())
         })
     }
 

@@ -22,7 +22,10 @@ impl RedisReader {
             cause: error.to_string(),
             cure: "start the server, or correct the address",
         })?;
-        Ok(Self { link, prefix: format!("{}:", config.redis_prefix) })
+        Ok(Self {
+            link,
+            prefix: format!("{}:", config.redis_prefix),
+        })
     }
 
     pub(crate) async fn usage(&self, query: &Query) -> Result<Vec<UsageRow>, StoreError> {
@@ -36,7 +39,10 @@ impl RedisReader {
 
 async fn get<T: FromRedisValue>(link: &Link, command: &::redis::Cmd) -> Result<T, StoreError> {
     let mut connection = link.current()?;
-    command.query_async(&mut connection).await.map_err(|error| link.failed(&error))
+    command
+        .query_async(&mut connection)
+        .await
+        .map_err(|error| link.failed(&error))
 }
 
 pub(super) async fn usage(
@@ -45,8 +51,11 @@ pub(super) async fn usage(
     query: &Query,
 ) -> Result<Vec<UsageRow>, StoreError> {
     let mut sums = Sums::default();
-    let days: Vec<i64> =
-        get(link, cmd("ZRANGE").arg(format!("{prefix}days")).arg(0).arg(-1)).await?;
+    let days: Vec<i64> = get(
+        link,
+        cmd("ZRANGE").arg(format!("{prefix}days")).arg(0).arg(-1),
+    )
+    .await?;
     for number in days {
         let day = Day::from_number(number);
         if !query.covers(day) {
@@ -55,8 +64,12 @@ pub(super) async fn usage(
         let fields: Vec<(String, i64)> =
             get(link, cmd("HGETALL").arg(format!("{prefix}day:{number}"))).await?;
         for (field, value) in fields {
-            let Some((name, group)) = field.find('[').map(|at| field.split_at(at)) else { continue };
-            let Some(index) = SUM_NAMES.iter().position(|known| *known == name) else { continue };
+            let Some((name, group)) = field.find('[').map(|at| field.split_at(at)) else {
+                continue;
+            };
+            let Some(index) = SUM_NAMES.iter().position(|known| *known == name) else {
+                continue;
+            };
             let Ok((client, model, voice)) =
                 serde_json::from_str::<(String, String, String)>(group)
             else {
@@ -67,12 +80,24 @@ pub(super) async fn usage(
             sums.add(query, (&client, day, &model, &voice), &tally);
         }
     }
-    let owners: Vec<String> =
-        get(link, cmd("ZRANGE").arg(format!("{prefix}owners")).arg(0).arg(-1)).await?;
+    let owners: Vec<String> = get(
+        link,
+        cmd("ZRANGE").arg(format!("{prefix}owners")).arg(0).arg(-1),
+    )
+    .await?;
     for owner in owners {
-        let live: Vec<String> = get(link, cmd("HVALS").arg(format!("{prefix}owned:{owner}"))).await?;
-        for record in live.iter().filter_map(|text| serde_json::from_str::<Record>(text).ok()) {
-            let group = (&*record.client, record.day(), &*record.model, &*record.voice);
+        let live: Vec<String> =
+            get(link, cmd("HVALS").arg(format!("{prefix}owned:{owner}"))).await?;
+        for record in live
+            .iter()
+            .filter_map(|text| serde_json::from_str::<Record>(text).ok())
+        {
+            let group = (
+                &*record.client,
+                record.day(),
+                &*record.model,
+                &*record.voice,
+            );
             sums.add(query, group, &Tally::of_live());
         }
     }
@@ -86,10 +111,20 @@ pub(super) async fn recent(
 ) -> Result<Vec<Record>, StoreError> {
     let entries: Vec<(String, Vec<(String, String)>)> = get(
         link,
-        cmd("XREVRANGE").arg(format!("{prefix}ledger")).arg("+").arg("-").arg("COUNT").arg(limit),
+        cmd("XREVRANGE")
+            .arg(format!("{prefix}ledger"))
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(limit),
     )
     .await?;
-    let rows = entries.into_iter().flat_map(|(_, fields)| fields).filter(|(name, _)| name == "row");
-    rows.map(|(_, row)| serde_json::from_str(&row).map_err(|e| StoreError::Unavailable(e.to_string())))
-        .collect()
+    let rows = entries
+        .into_iter()
+        .flat_map(|(_, fields)| fields)
+        .filter(|(name, _)| name == "row");
+    rows.map(|(_, row)| {
+        serde_json::from_str(&row).map_err(|e| StoreError::Unavailable(e.to_string()))
+    })
+    .collect()
 }

@@ -55,13 +55,15 @@ impl Sqlite {
         let mut connection = connect(path).map_err(|error| failed(&error, cure(&error)))?;
         schema::migrate(&mut connection).map_err(|error| match error {
             SchemaError::Newer(version) => failed(
-                &format!("the file has schema version {version}, this program knows {}", schema::VERSION),
+                &format!(
+                    "the file has schema version {version}, this program knows {}",
+                    schema::VERSION
+                ),
                 "use the newer program, or name another path",
             ),
             SchemaError::Sqlite(error) => failed(&error, cure(&error)),
         })?;
-        let (presence, alone) =
-            presence(path).map_err(|error| failed(&error, WRITABLE))?;
+        let (presence, alone) = presence(path).map_err(|error| failed(&error, WRITABLE))?;
         let owner: Arc<str> = crate::ids::SessionId::random().to_string().into();
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         first_steps(&mut connection, &owner, clock.now_ms(), lease_ms, alone)
@@ -111,11 +113,13 @@ impl SqliteReader {
             reader.query_row("SELECT count(*) FROM daily WHERE 0", [], |_| Ok(()))?;
             Ok(reader)
         });
-        reader.map(|reader| Self(Mutex::new(reader))).map_err(|error| OpenError {
-            store: format!("sqlite:{}", path.display()),
-            cause: error.to_string(),
-            cure: "name the file that the relay writes, and let this user read it",
-        })
+        reader
+            .map(|reader| Self(Mutex::new(reader)))
+            .map_err(|error| OpenError {
+                store: format!("sqlite:{}", path.display()),
+                cause: error.to_string(),
+                cure: "name the file that the relay writes, and let this user read it",
+            })
     }
 
     pub(crate) fn usage(&self, query: &Query) -> Result<Vec<UsageRow>, StoreError> {
@@ -200,7 +204,10 @@ fn first_steps(
             return transaction.commit();
         }
         transaction.commit()?;
-        tracing::warn!(sessions = swept, "sessions that were live when a relay died are entered as lost");
+        tracing::warn!(
+            sessions = swept,
+            "sessions that were live when a relay died are entered as lost"
+        );
     }
 }
 
@@ -254,7 +261,11 @@ impl Store for Sqlite {
 
     fn used<'a>(&'a self, client: &'a ClientId, keys: &'a [WindowKey]) -> Boxed<'a, Vec<u64>> {
         let (client, keys) = (client.clone(), keys.to_vec());
-        self.read(move |db| keys.iter().map(|key| ops::used(db, &client, *key)).collect())
+        self.read(move |db| {
+            keys.iter()
+                .map(|key| ops::used(db, &client, *key))
+                .collect()
+        })
     }
 
     fn heartbeat(&self) -> Boxed<'_, Heartbeat> {
@@ -309,13 +320,16 @@ impl Store for Sqlite {
     fn close(&self) -> Boxed<'_, ()> {
         let owner = self.owner.clone();
         self.write(move |db| {
-            db.execute("UPDATE owners SET expires_ms = 0 WHERE id = ?1", [&*owner]).map(|_| ())
+            db.execute("UPDATE owners SET expires_ms = 0 WHERE id = ?1", [&*owner])
+                .map(|_| ())
         })
     }
 }
 
 impl Sqlite {
     fn after(&self, ttl: Duration) -> i64 {
-        self.clock.now_ms().saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
+        self.clock
+            .now_ms()
+            .saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
     }
 }

@@ -27,14 +27,19 @@ fn effective(db: &Connection, client: &ClientId, key: WindowKey) -> Result<i64> 
          ORDER BY start DESC LIMIT 1 OFFSET ?3",
     )?;
     let oldest: Option<i64> = oldest
-        .query_row(params![client.as_str(), key.name(), WINDOWS_KEPT - 1], |row| row.get(0))
+        .query_row(
+            params![client.as_str(), key.name(), WINDOWS_KEPT - 1],
+            |row| row.get(0),
+        )
         .optional()?;
     Ok(oldest.map_or(key.start, |oldest| key.start.max(oldest)))
 }
 
 fn counter(db: &Connection, client: &ClientId, key: WindowKey) -> Result<Option<u64>> {
     db.prepare_cached("SELECT used FROM windows WHERE client = ?1 AND kind = ?2 AND start = ?3")?
-        .query_row(params![client.as_str(), key.name(), key.start], |row| row.get(0))
+        .query_row(params![client.as_str(), key.name(), key.start], |row| {
+            row.get(0)
+        })
         .optional()
 }
 
@@ -42,12 +47,18 @@ pub(super) fn used(db: &Connection, client: &ClientId, key: WindowKey) -> Result
     if let Some(used) = counter(db, client, key)? {
         return Ok(used);
     }
-    let key = WindowKey { start: effective(db, client, key)?, ..key };
+    let key = WindowKey {
+        start: effective(db, client, key)?,
+        ..key
+    };
     Ok(counter(db, client, key)?.unwrap_or(0))
 }
 
 fn used_by(db: &Connection, client: &ClientId, charges: &[Charge]) -> Result<Vec<u64>> {
-    charges.iter().map(|charge| used(db, client, charge.key)).collect()
+    charges
+        .iter()
+        .map(|charge| used(db, client, charge.key))
+        .collect()
 }
 
 /// Adds to a counter. Only spending opens a counter; giving back to one that is gone is void.
@@ -77,9 +88,14 @@ fn add(db: &Connection, client: &ClientId, key: WindowKey, amount: i64) -> Resul
 }
 
 fn spend(db: &Connection, client: &ClientId, charges: &[Charge], count: u64) -> Result<()> {
-    charges
-        .iter()
-        .try_for_each(|charge| add(db, client, charge.key, int(count.saturating_mul(charge.each))))
+    charges.iter().try_for_each(|charge| {
+        add(
+            db,
+            client,
+            charge.key,
+            int(count.saturating_mul(charge.each)),
+        )
+    })
 }
 
 pub(super) fn give_back(db: &Connection, client: &ClientId, adjust: &[Adjust]) -> Result<()> {
@@ -111,13 +127,14 @@ fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64) -> Resul
 fn enter(db: &Connection, owner: &str, opening: &Opening, reserved: Characters) -> Result<()> {
     let record = serde_json::to_string(&Record::opened(opening))
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-    db.prepare_cached("INSERT OR IGNORE INTO live VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
-        opening.session.to_string(),
-        opening.client.as_str(),
-        owner,
-        int(reserved),
-        record
-    ])?;
+    db.prepare_cached("INSERT OR IGNORE INTO live VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![
+            opening.session.to_string(),
+            opening.client.as_str(),
+            owner,
+            int(reserved),
+            record
+        ])?;
     Ok(())
 }
 
@@ -129,11 +146,20 @@ pub(super) fn admit(db: &Connection, owner: &str, now_ms: i64, admit: &Admit) ->
     }
     let starts = used_by(db, client, &admit.starts)?;
     if let Err(index) = grant(&admit.starts, &starts, live, 1, 0) {
-        return Ok(Admitted::Spent { window: admit.starts[index].key, used: starts[index] });
+        return Ok(Admitted::Spent {
+            window: admit.starts[index].key,
+            used: starts[index],
+        });
     }
     let spent = used_by(db, client, &admit.spending)?;
-    if let (Err(index), false) = (grant(&admit.spending, &spent, live, 1, 0), admit.even_if_spent) {
-        return Ok(Admitted::Spent { window: admit.spending[index].key, used: spent[index] });
+    if let (Err(index), false) = (
+        grant(&admit.spending, &spent, live, 1, 0),
+        admit.even_if_spent,
+    ) {
+        return Ok(Admitted::Spent {
+            window: admit.spending[index].key,
+            used: spent[index],
+        });
     }
     let ahead = grant(&admit.spending, &spent, live + 1, 0, admit.ahead).unwrap_or(0);
     spend(db, client, &admit.starts, 1)?;
@@ -178,9 +204,17 @@ pub(super) fn unreserve(db: &Connection, reserve: &Reserve, granted: Characters)
 pub(super) fn unadmit(db: &Connection, admit: &Admit, ahead: Characters) -> Result<()> {
     let client = &admit.opening.client;
     for charge in &admit.spending {
-        add(db, client, charge.key, -int(ahead.saturating_mul(charge.each)))?;
+        add(
+            db,
+            client,
+            charge.key,
+            -int(ahead.saturating_mul(charge.each)),
+        )?;
     }
-    db.execute("DELETE FROM live WHERE session = ?1", [admit.opening.session.to_string()])?;
+    db.execute(
+        "DELETE FROM live WHERE session = ?1",
+        [admit.opening.session.to_string()],
+    )?;
     Ok(())
 }
 
@@ -261,7 +295,8 @@ fn correct(db: &Connection, record: &Record) -> Result<bool> {
 
 pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
     let record = &settle.record;
-    db.prepare_cached("DELETE FROM live WHERE session = ?1")?.execute([&record.session])?;
+    db.prepare_cached("DELETE FROM live WHERE session = ?1")?
+        .execute([&record.session])?;
     if !write(db, record)? && !correct(db, record)? {
         return Ok(());
     }
@@ -272,7 +307,12 @@ pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
 }
 
 /// Renews the lease; `expired` when another process has meanwhile taken this one for dead.
-pub(super) fn heartbeat(db: &Connection, owner: &str, now_ms: i64, lease_ms: i64) -> Result<Heartbeat> {
+pub(super) fn heartbeat(
+    db: &Connection,
+    owner: &str,
+    now_ms: i64,
+    lease_ms: i64,
+) -> Result<Heartbeat> {
     let renewed = db
         .prepare_cached("UPDATE owners SET expires_ms = ?2 WHERE id = ?1")?
         .execute(params![owner, now_ms.saturating_add(lease_ms)])?;
@@ -282,7 +322,10 @@ pub(super) fn heartbeat(db: &Connection, owner: &str, now_ms: i64, lease_ms: i64
             params![owner, now_ms.saturating_add(lease_ms)],
         )?;
     }
-    Ok(Heartbeat { emptied: false, expired: renewed == 0 })
+    Ok(Heartbeat {
+        emptied: false,
+        expired: renewed == 0,
+    })
 }
 
 pub(super) fn readopt(
@@ -290,7 +333,9 @@ pub(super) fn readopt(
     owner: &str,
     sessions: &[(Arc<Opening>, Characters)],
 ) -> Result<()> {
-    sessions.iter().try_for_each(|(opening, reserved)| enter(db, owner, opening, *reserved))
+    sessions
+        .iter()
+        .try_for_each(|(opening, reserved)| enter(db, owner, opening, *reserved))
 }
 
 /// Enters some sessions of processes whose lease has run out as lost. With `alone`, when no other
@@ -311,7 +356,8 @@ pub(super) fn sweep(db: &Connection, owner: &str, now_ms: i64, alone: bool) -> R
             record.lose(*reserved, now_ms);
             write(db, &record)?;
         }
-        db.prepare_cached("DELETE FROM live WHERE session = ?1")?.execute([session])?;
+        db.prepare_cached("DELETE FROM live WHERE session = ?1")?
+            .execute([session])?;
     }
     if rows.is_empty() {
         db.prepare_cached(
@@ -371,11 +417,14 @@ pub(super) fn take_token(db: &Connection, key: TokenKey, now_ms: i64) -> Result<
         .prepare_cached("DELETE FROM tokens WHERE key = ?1 RETURNING record, expires_ms")?
         .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    Ok(taken.filter(|(_, expires_ms)| *expires_ms > now_ms).map(|(record, _)| record))
+    Ok(taken
+        .filter(|(_, expires_ms)| *expires_ms > now_ms)
+        .map(|(record, _)| record))
 }
 
 pub(super) fn revoke(db: &Connection, key: TokenKey, expires_ms: i64) -> Result<()> {
-    db.prepare_cached("DELETE FROM tokens WHERE key = ?1")?.execute([key.0])?;
+    db.prepare_cached("DELETE FROM tokens WHERE key = ?1")?
+        .execute([key.0])?;
     db.prepare_cached(
         "INSERT INTO revoked VALUES (?1, ?2) \
          ON CONFLICT DO UPDATE SET expires_ms = max(expires_ms, excluded.expires_ms)",

@@ -10,7 +10,9 @@ pub(super) fn usage(db: &Connection, query: &Query) -> Result<Vec<UsageRow>> {
     let mut sums = Sums::default();
     let since = query.since.map_or(i64::MIN, Day::number);
     let until = query.until.map_or(i64::MAX, Day::number);
-    let columns = SUM_NAMES.map(|name| if name == "live" { "0" } else { name }).join(", ");
+    let columns = SUM_NAMES
+        .map(|name| if name == "live" { "0" } else { name })
+        .join(", ");
     let mut daily = db.prepare(&format!(
         "SELECT day, client, model, voice, {columns} FROM daily WHERE day >= ?1 AND day < ?2"
     ))?;
@@ -30,7 +32,12 @@ pub(super) fn usage(db: &Connection, query: &Query) -> Result<Vec<UsageRow>> {
     let mut rows = live.query([])?;
     while let Some(row) = rows.next()? {
         if let Ok(record) = serde_json::from_str::<Record>(row.get_ref(0)?.as_str()?) {
-            let group = (&*record.client, record.day(), &*record.model, &*record.voice);
+            let group = (
+                &*record.client,
+                record.day(),
+                &*record.model,
+                &*record.voice,
+            );
             sums.add(query, group, &Tally::of_live());
         }
     }
@@ -39,7 +46,9 @@ pub(super) fn usage(db: &Connection, query: &Query) -> Result<Vec<UsageRow>> {
 
 pub(super) fn recent(db: &Connection, limit: usize) -> Result<Vec<Record>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    db.prepare("SELECT * FROM ledger ORDER BY id DESC LIMIT ?1")?.query_map([limit], record)?.collect()
+    db.prepare("SELECT * FROM ledger ORDER BY id DESC LIMIT ?1")?
+        .query_map([limit], record)?
+        .collect()
 }
 
 fn record(row: &Row<'_>) -> Result<Record> {
@@ -49,7 +58,11 @@ fn record(row: &Row<'_>) -> Result<Record> {
         "refused" => Outcome::Refused,
         "lost" => Outcome::Lost,
         _ => {
-            return Err(rusqlite::Error::InvalidColumnType(0, "outcome".to_owned(), Type::Text));
+            return Err(rusqlite::Error::InvalidColumnType(
+                0,
+                "outcome".to_owned(),
+                Type::Text,
+            ));
         }
     };
     Ok(Record {

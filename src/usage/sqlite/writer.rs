@@ -37,12 +37,21 @@ impl Writer {
         undo: impl FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job = Request { work: Some(work), undo, value: None, reply };
-        self.0.try_send(Box::new(job)).map_err(|error| match error {
-            TrySendError::Full(_) => unavailable("too many requests wait for the file"),
-            TrySendError::Disconnected(_) => unavailable("the writer has stopped"),
-        })?;
-        answer.await.unwrap_or_else(|_| Err(unavailable("the writer has stopped")))
+        let job = Request {
+            work: Some(work),
+            undo,
+            value: None,
+            reply,
+        };
+        self.0
+            .try_send(Box::new(job))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => unavailable("too many requests wait for the file"),
+                TrySendError::Disconnected(_) => unavailable("the writer has stopped"),
+            })?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(unavailable("the writer has stopped")))
     }
 }
 
@@ -84,14 +93,19 @@ where
     }
 
     fn answer(self: Box<Self>, failure: Option<&StoreError>) -> Option<Box<dyn Job>> {
-        let Self { undo, value, reply, .. } = *self;
+        let Self {
+            undo, value, reply, ..
+        } = *self;
         let answer = match (failure, value) {
             (None, Some(value)) => Ok(value),
             (None, None) => Err(unavailable("the writer skipped the request")),
             (Some(error), _) => Err(error.clone()),
         };
         match reply.send(answer) {
-            Err(Ok(value)) => Some(Box::new(Undo { undo: Some(undo), value: Some(value) })),
+            Err(Ok(value)) => Some(Box::new(Undo {
+                undo: Some(undo),
+                value: Some(value),
+            })),
             Ok(()) | Err(Err(_)) => None,
         }
     }
@@ -149,7 +163,11 @@ fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
             let _ = connection.execute_batch("ROLLBACK");
             StoreError::Unavailable(error.to_string())
         });
-        undo.extend(batch.into_iter().filter_map(|job| job.answer(failure.as_ref())));
+        undo.extend(
+            batch
+                .into_iter()
+                .filter_map(|job| job.answer(failure.as_ref())),
+        );
     }
 }
 

@@ -1,0 +1,254 @@
+//! From a known client to an open upstream: what its plan allows, admission, the dial.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::gateway::{Ask, Gateway, expiry};
+use super::refusal::response;
+use super::refused::{self, Wish};
+use crate::auth::Identity;
+use crate::ids::{SessionId, VoiceId};
+use crate::protocol::{DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, Query};
+use crate::quota::{Admission, AdmissionRequest, Limits, Refusal as Refused};
+use crate::session::{Facts, Registration, SessionEnd, Terms, settle_unopened};
+use crate::upstream::{ConnectError, Connected, HandshakeError, Refusal};
+
+/// A client that has been let in, with its upstream open.
+pub(super) struct Ready {
+    pub(super) connected: Connected,
+    pub(super) terms: Terms,
+    pub(super) admission: Admission,
+    pub(super) registration: Registration,
+    pub(super) facts: Facts,
+    /// One of the sessions that the account may have open on the dialogue sockets.
+    pub(super) dialogue_slot: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a client does not get its session.
+pub(super) enum Denied {
+    /// By a rule of the relay.
+    Problem(Problem),
+    /// By upstream's HTTP answer, which a server-side client gets as it is.
+    Upstream(Refusal),
+    /// The session was ended while it was being set up.
+    Ended(SessionEnd),
+}
+
+/// What goes up, and under which rules.
+struct Plan {
+    limits: Arc<Limits>,
+    query: Query,
+    voice: Option<VoiceId>,
+    inactivity: Duration,
+    wish: Wish,
+}
+
+/// Admits a known client and opens its upstream. Whatever comes of it stands in the ledger.
+pub(super) async fn open(
+    gateway: &Arc<Gateway>,
+    ask: &Ask,
+    identity: Identity,
+) -> Result<Ready, Denied> {
+    let mut wish = Wish::default();
+    let admitted = async {
+        let plan = plan(gateway, ask, &identity, &mut wish)?;
+        let dialogue_slot = dialogue_slot(gateway, ask)?;
+        let admission = admit(gateway, ask, &identity, &plan).await?;
+        Ok((plan, dialogue_slot, admission))
+    };
+    let (plan, dialogue_slot, admission) = match admitted.await {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            let problem: Problem = problem;
+            let code = problem.close_code;
+            refused::note(gateway, ask, Some(&identity), wish, &problem.error, code);
+            return Err(Denied::Problem(problem));
+        }
+    };
+    let Plan { limits, query, voice, inactivity, wish } = plan;
+    let terms = Terms {
+        dialect: ask.endpoint.dialect().expect("only sockets come here"),
+        limits,
+        timing: gateway.parts.timing.clone(),
+        inactivity,
+        expiry: expiry(&identity, Instant::now()),
+        narrowing: identity.narrowing.clone(),
+        max_upstream_message_bytes: gateway.parts.max_upstream_message_bytes,
+        secrets: gateway.secrets(),
+    };
+    let registry = &gateway.parts.registry;
+    let registration = registry.enter(ask.id, identity, ask.endpoint, wish.voice);
+    let mut facts = Facts {
+        model: wish.model,
+        format: wish.format,
+        admit_time: ask.started.elapsed(),
+        logs_text: gateway.parts.logs_text,
+        ..Facts::default()
+    };
+    let path = ask.endpoint.upstream_path(voice.as_ref());
+    let path_and_query =
+        if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") };
+    let connected = tokio::select! {
+        connected = gateway.parts.upstream.connect(&path_and_query) => {
+            connected.map_err(|error| denied(ask, error))
+        }
+        end = registration.live().ended() => Err(Denied::Ended(end)),
+    };
+    match connected {
+        Ok(connected) => {
+            facts.trace_id.clone_from(&connected.trace_id);
+            facts.connect_time = connected.took;
+            Ok(Ready { connected, terms, admission, registration, facts, dialogue_slot })
+        }
+        Err(denied) => {
+            let end = denied.end(gateway);
+            settle_unopened(registration, admission, &facts, &end, ask.started).await;
+            Err(denied)
+        }
+    }
+}
+
+fn plan(
+    gateway: &Gateway,
+    ask: &Ask,
+    identity: &Identity,
+    wish: &mut Wish,
+) -> Result<Plan, Problem> {
+    let limits = gateway.limits(identity)?;
+    let narrowing = identity.narrowing.as_ref();
+    let mut query = ask.query.clone();
+    for (name, value) in &limits.forced_parameters {
+        query.set(name, value);
+    }
+    wish.model = match query.get("model_id") {
+        Some(model) => model.into_owned(),
+        None => ask.endpoint.default_model().unwrap_or_default().to_owned(),
+    };
+    wish.format = match query.get("output_format") {
+        Some(format) => format.into_owned(),
+        None => DEFAULT_OUTPUT_FORMAT.to_owned(),
+    };
+    let origin = ask.origin.as_ref();
+    let origin_allowed = origin.is_none_or(|origin| limits.allows_origin(origin.as_str()))
+        && narrowing.is_none_or(|narrowing| narrowing.allows_origin(origin));
+    if !origin_allowed {
+        return Err(Problem::origin_not_allowed());
+    }
+    let voice = match &ask.voice {
+        Some(asked) => Some(limits.resolve_voice(asked).map_err(|refused| {
+            gateway.parts.quota.note_refusal(&refused);
+            Problem::from(&refused)
+        })?),
+        None => None,
+    };
+    wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
+    let narrowed_away = narrowing
+        .zip(ask.voice.as_ref().zip(voice.as_ref()))
+        .is_some_and(|(narrowing, (asked, voice))| {
+            !narrowing.allows_voice(asked) && !narrowing.allows_voice(voice)
+        });
+    if narrowed_away {
+        return Err(Problem::voice_not_allowed());
+    }
+    let longest = limits.max_inactivity_timeout;
+    let inactivity = match ask.endpoint.is_dialogue() {
+        // The dialogue sockets have a fixed limit and no such parameter.
+        true => DEFAULT_INACTIVITY_TIMEOUT.min(longest),
+        false => query.clamp_inactivity_timeout(longest),
+    };
+    Ok(Plan { limits, query, voice, inactivity, wish: wish.clone() })
+}
+
+/// A slot among upstream's dialogue sessions, which are held for their whole life.
+fn dialogue_slot(
+    gateway: &Gateway,
+    ask: &Ask,
+) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    if !ask.endpoint.is_dialogue() {
+        return Ok(None);
+    }
+    let slots = Arc::clone(&gateway.dialogue_slots);
+    slots.try_acquire_owned().map(Some).map_err(|_| Problem::system_busy())
+}
+
+async fn admit(
+    gateway: &Gateway,
+    ask: &Ask,
+    identity: &Identity,
+    plan: &Plan,
+) -> Result<Admission, Problem> {
+    let request = AdmissionRequest {
+        client: identity.client.clone(),
+        limits: Arc::clone(&plan.limits),
+        session: ask.id,
+        endpoint: ask.endpoint.as_str(),
+        voice: plan.voice.clone(),
+        model: plan.wish.model.clone(),
+        format: plan.wish.format.clone(),
+        cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
+        streaming: true,
+    };
+    gateway.parts.quota.admit(request).await.map_err(|refused: Refused| Problem::from(&refused))
+}
+
+fn denied(ask: &Ask, error: ConnectError) -> Denied {
+    if let ConnectError::Handshake(HandshakeError::Refused(refusal)) = error {
+        return Denied::Upstream(refusal);
+    }
+    tracing::warn!(session = %ask.id, cause = %error, "upstream is unavailable");
+    Denied::Problem(Problem::upstream_unavailable())
+}
+
+impl Denied {
+    /// For a client that has had its 101.
+    pub(super) fn end(&self, gateway: &Gateway) -> SessionEnd {
+        match self {
+            Self::Problem(problem) => SessionEnd::Refused(problem.clone()),
+            Self::Ended(end) => end.clone(),
+            Self::Upstream(refusal) => SessionEnd::Refused(upstream_problem(gateway, refusal)),
+        }
+    }
+
+    /// For a client that still waits for an HTTP answer.
+    pub(super) fn to_response(&self, gateway: &Gateway, request: SessionId) -> Response {
+        let refusal = match self {
+            Self::Problem(problem) => return response(problem, request),
+            Self::Ended(end) => {
+                let problem = end.problem().unwrap_or_else(Problem::system_busy);
+                return response(&problem, request);
+            }
+            Self::Upstream(refusal) => refusal,
+        };
+        let problem = upstream_problem(gateway, refusal);
+        if problem.error.starts_with("upstream_") {
+            return response(&problem, request);
+        }
+        let body = gateway.secrets().scrub(&refusal.body).into_owned();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() =
+            http::StatusCode::from_u16(refusal.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (CONTENT_TYPE, &refusal.content_type),
+            (RETRY_AFTER, &refusal.retry_after),
+            (http::HeaderName::from_static("x-trace-id"), &refusal.trace_id),
+        ] {
+            let value = value.as_deref().and_then(|value| HeaderValue::from_str(value).ok());
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        response
+    }
+}
+
+/// Upstream's HTTP refusal in the relay's words where it is about the relay, else in its own.
+fn upstream_problem(gateway: &Gateway, refusal: &Refusal) -> Problem {
+    Problem::from_upstream(refusal.status, &refusal.body, &gateway.secrets())
+}

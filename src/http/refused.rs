@@ -1,0 +1,78 @@
+//! What is written down of a request that is refused: a line, a number, and, when its client is
+//! known, a row in the ledger.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::gateway::{Ask, Gateway};
+use crate::auth::Identity;
+use crate::usage::LedgerRow;
+
+/// What a request asked for, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wish {
+    /// The voice after aliases.
+    pub(super) voice: String,
+    /// The model in effect.
+    pub(super) model: String,
+    /// The output format in effect.
+    pub(super) format: String,
+    /// Characters of its text.
+    pub(super) characters: u64,
+    /// Bytes of its body.
+    pub(super) bytes: u64,
+}
+
+/// Writes a refusal down. `ending` is the problem's name, `code` what the client sees: an HTTP
+/// status or a close code.
+pub(super) fn note(
+    gateway: &Gateway,
+    ask: &Ask,
+    identity: Option<&Identity>,
+    wish: Wish,
+    ending: &str,
+    code: u16,
+) {
+    tracing::info!(
+        session = %ask.id,
+        client = identity.map(|identity| identity.client.as_str()),
+        endpoint = ask.endpoint.as_str(),
+        ending,
+        code,
+        "refused",
+    );
+    gateway.parts.metrics.refusals.with([ending]).inc();
+    let Some(identity) = identity else {
+        return;
+    };
+    let now = unix_ms(SystemTime::now());
+    gateway.parts.quota.record_refused(LedgerRow {
+        session: ask.id,
+        client: identity.client.clone(),
+        plan: Arc::clone(&identity.plan),
+        endpoint: ask.endpoint.as_str(),
+        voice: wish.voice,
+        model: wish.model,
+        format: wish.format,
+        started_ms: now - i64::try_from(ask.started.elapsed().as_millis()).unwrap_or(0),
+        ended_ms: now,
+        characters_asked: wish.characters,
+        characters_forwarded: 0,
+        characters_refused: wish.characters,
+        milli_credits: 0,
+        audio_ms: 0,
+        messages_up: u64::from(wish.bytes > 0),
+        messages_down: 0,
+        bytes_up: wish.bytes,
+        bytes_down: 0,
+        first_audio_ms: None,
+        ending: ending.to_owned(),
+        close_code: code,
+        trace_id: None,
+    });
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
