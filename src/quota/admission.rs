@@ -80,12 +80,15 @@ impl Admission {
         if let Err(refusal) = self.fits_session(characters) {
             return Some(Err(self.inner.note(refusal)));
         }
-        self.meter
-            .try_take(characters, self.inner.now_ms())
-            .then(|| {
-                self.charged += characters;
-                Ok(())
-            })
+        if !self.meter.try_take(characters, self.inner.now_ms()) {
+            return None;
+        }
+        self.charged += characters;
+        if self.meter.runs_low() {
+            let (client, limits) = (&self.client, &self.limits);
+            self.inner.refill(client, &self.meter, limits, self.ahead);
+        }
+        Some(Ok(()))
     }
 
     /// Asks the store for a message that the block does not cover. Dropping the future is safe at

@@ -14,6 +14,8 @@ use crate::ids::Side;
 
 /// How many pings may stay unanswered before the peer is taken for gone.
 const MAX_UNANSWERED_PINGS: u32 = 2;
+/// How many bytes of pongs may wait to be written.
+const MAX_PONGS_DUE_BYTES: usize = 2048;
 
 pub(super) struct Leg<S> {
     pub(super) stream: S,
@@ -31,8 +33,8 @@ pub(super) struct Leg<S> {
     needs_flush: bool,
     /// Since when `out` has made no progress.
     stalled_since: Option<Instant>,
-    /// The payload of the last ping, to be answered at the next border of a frame.
-    pong_due: Option<Box<[u8]>>,
+    /// The answers to pings, to be written at the next border of a frame.
+    pongs_due: Vec<u8>,
     unanswered_pings: u32,
     ping_at: Instant,
     ping_interval: Duration,
@@ -56,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             out_written: 0,
             needs_flush: false,
             stalled_since: None,
-            pong_due: None,
+            pongs_due: Vec::new(),
             unanswered_pings: 0,
             ping_at: now + ping_interval,
             ping_interval,
@@ -185,16 +187,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         (self.side == Side::Upstream).then(random_mask)
     }
 
-    /// Remembers a ping; only the last one needs an answer (RFC 6455 section 5.5.3), so pings in a
-    /// row take no more memory than one.
+    /// Keeps the answer to a ping. Each ping is answered, as long as its sender reads; of one that
+    /// does not, the pings that nothing is kept of need no answer (RFC 6455 section 5.5.3).
     pub(super) fn owe_pong(&mut self, payload: &[u8]) {
-        self.pong_due = Some(payload.into());
+        if self.pongs_due.len() > MAX_PONGS_DUE_BYTES {
+            self.pongs_due.clear();
+        }
+        let mask = self.mask();
+        write_frame(&mut self.pongs_due, Opcode::Pong, payload, mask);
     }
 
-    /// Answers the last ping, if the socket has room and a frame may begin.
-    pub(super) fn pay_pong(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
-        if self.out.is_empty() && let Some(payload) = self.pong_due.take() {
-            self.write_own(cx, Opcode::Pong, &payload, now)?;
+    /// Answers the pings, if the socket has room and a frame may begin.
+    pub(super) fn pay_pongs(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
+        if self.out.is_empty() && !self.pongs_due.is_empty() {
+            let pongs = std::mem::take(&mut self.pongs_due);
+            self.write(cx, &pongs, now)?;
         }
         Ok(())
     }

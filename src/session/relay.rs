@@ -161,9 +161,9 @@ where
 
     fn pay_pongs(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         if self.down.is_at_frame_border() {
-            self.client.pay_pong(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Client))?;
+            self.client.pay_pongs(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Client))?;
         }
-        self.upstream.pay_pong(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Upstream))
+        self.upstream.pay_pongs(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Upstream))
     }
 
     /// Wakes at the earliest deadline. Deadlines that only move on, such as the idle one, are not

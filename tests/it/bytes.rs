@@ -41,7 +41,7 @@ fn messages_from_the_client_arrive_as_they_were() {
         "{\"text\":\"Na\u{ef}ve \u{1F30A} \", \"try_trigger_generation\" : true}\n",
         r#"{"flush":true}"#,
         r#"{"text":null,"close_context":true}"#,
-        r#"{"text":"\ud83c\udf0a ","unknown":{"deep":[null,1e400]}}"#,
+        r#"{"text":"\ud83c\udf0a ","unknown":{"deep":[null,1.50e-300,98765432109876543210]}}"#,
         r#"{"text":" "}"#,
         r#"{"text":""}"#,
     ];

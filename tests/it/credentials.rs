@@ -257,7 +257,8 @@ fn a_doubled_key_is_refused() {
 #[test]
 fn other_headers_of_the_client_stay_behind() {
     let upstream = Upstream::start();
-    let relay = TestRelay::start(upstream.address, "");
+    let origins = "[server]\nallowed_origins = [\"http://localhost\"]";
+    let relay = TestRelay::start(upstream.address, origins);
     let mut client = Peer::dial(relay.address);
     let request = relay
         .authorized(PATH)

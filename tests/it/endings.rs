@@ -90,12 +90,23 @@ fn upstreams_close_codes_and_reasons_reach_the_client() {
 fn a_code_that_may_not_be_sent_becomes_1011() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(upstream.address, "");
-    for frame in [Frame::new(CLOSE, b""), Frame::close(1014, "bad gateway")] {
+    for code in [1005, 1006, 1014, 1015] {
         let (mut client, mut conn) = session(&relay, &upstream);
-        conn.send(frame);
+        conn.send(Frame::close(code, "bad gateway"));
         let close = client.hear_out().1.expect("a close frame");
         assert_eq!(close.0, 1011, "{close:?}");
     }
+}
+
+/// A client that compares sees what it would have seen without a relay.
+#[test]
+fn an_empty_close_of_upstream_stays_empty() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let (mut client, mut conn) = session(&relay, &upstream);
+    conn.send(Frame::new(CLOSE, b""));
+    let close = client.frame();
+    assert_eq!((close.opcode, &close.payload[..]), (CLOSE, &b""[..]));
 }
 
 #[test]

@@ -10,10 +10,11 @@ fn every_message_has_one_line() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(upstream.address, "");
     let (mut client, mut conn) = session(&relay, &upstream);
+    // White space alone is counted, and logged, as nothing.
     let up = [
-        (r#"{"text":" ","voice_settings":null}"#, "initialize", 1),
+        (r#"{"text":" ","voice_settings":null}"#, "initialize", 0),
         (r#"{"text":"Na\u00efve \ud83c\udf0a "}"#, "text", 8),
-        (r#"{"text":" "}"#, "keepalive", 1),
+        (r#"{"text":" "}"#, "keepalive", 0),
         (r#"{"text":"more ","flush":true}"#, "flush", 5),
         (r#"{"text":""}"#, "close", 0),
     ];

@@ -8,12 +8,12 @@ use crate::support::{Event, PATH, Peer, TestRelay, Upstream, eventually, session
 #[test]
 fn a_hundred_live_sessions_are_drained() {
     let upstream = Upstream::start();
-    let mut relay = TestRelay::start(upstream.address, "[server]\ndrain_timeout = \"3s\"");
+    let mut relay = TestRelay::start(upstream.address, "[server]\ndrain_timeout = \"10s\"");
     let mut sessions: Vec<(Peer, Peer)> = (0..100).map(|_| session(&relay, &upstream)).collect();
     assert_eq!(relay.sessions().len(), 100);
 
-    relay.signal("TERM");
     let since = Instant::now();
+    relay.signal("TERM");
     eventually("not ready", || {
         (relay.operator("GET", "/readyz").status == 503).then_some(())
     });
@@ -35,19 +35,16 @@ fn a_hundred_live_sessions_are_drained() {
     let (mut client, mut conn) = sessions.pop().unwrap();
     conn.send(Frame::close(1000, ""));
     client.expect_close(1000);
-    let until_the_last_tenth = Duration::from_millis(2_600).saturating_sub(since.elapsed());
-    std::thread::sleep(until_the_last_tenth);
+    // None is told before the last tenth. What is noticed here is noticed late, never early.
+    let last_tenth = Duration::from_secs(9);
+    std::thread::sleep(Duration::from_secs(8).saturating_sub(since.elapsed()));
     for (client, _) in &mut sessions {
-        let event = client.wire().event_within(Duration::from_millis(1));
-        assert!(
-            event.is_none(),
-            "cut after {:?}: {event:?}",
-            since.elapsed()
-        );
+        let is_told = client.wire().hears_within(Duration::from_millis(1));
+        assert!(!is_told || since.elapsed() >= last_tenth, "told after {:?}", since.elapsed());
     }
-
     for (client, _) in &mut sessions {
         client.expect_refusal("service_restart", 1012);
+        assert!(since.elapsed() >= last_tenth, "told after {:?}", since.elapsed());
     }
     let status = relay.wait(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0), "{status}");

@@ -163,6 +163,13 @@ impl Wire {
         }
     }
 
+    /// Whether anything is there to be taken within `patience`, the end of the stream included.
+    pub fn hears_within(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.available() == 0 && self.fill(deadline) {}
+        self.available() > 0 || self.ended.is_some()
+    }
+
     /// Reads on until the peer is gone; panics if it still is there after `patience`.
     #[track_caller]
     pub fn wait_for_end(&mut self, patience: Duration) {
