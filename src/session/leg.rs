@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
 
 use super::Peer;
 use crate::frame::{Opcode, Reader, random_mask, write_close, write_frame};
@@ -84,6 +85,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
                 _ => return Poll::Ready(Ok(buffer.filled().len() - before)),
             }
         }
+    }
+
+    /// The same onto the end of `bytes`, into the room that has been made there.
+    pub(super) fn poll_read_onto(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        let before = bytes.len();
+        while bytes.len() < bytes.capacity() {
+            match poll_read_buf(Pin::new(&mut self.stream), cx, bytes) {
+                Poll::Ready(Ok(n_read)) if n_read > 0 => {}
+                Poll::Ready(Err(error)) if bytes.len() == before => {
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending if bytes.len() == before => return Poll::Pending,
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(bytes.len() - before))
     }
 
     /// Writes `bytes` behind whatever waits; what the socket has no room for waits too.

@@ -5,6 +5,7 @@
 //! were read; what the client sends is held until whole, judged, and then forwarded as it came.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -271,18 +272,16 @@ where
             });
         }
         let needs = *self.carry_needs(side);
-        let room = needs.saturating_sub(carry.len()).clamp(512, READ_BYTES);
-        let start = carry.len();
-        carry.resize(start + room, 0);
-        let mut buffer = ReadBuf::new(&mut carry[start..]);
-        let polled = self.poll_read(cx, side, &mut buffer);
-        let n_read = buffer.filled().len();
-        carry.truncate(start + n_read);
-        if polled.is_pending() {
+        carry.reserve_exact(needs.saturating_sub(carry.len()).clamp(512, READ_BYTES));
+        let polled = match side {
+            Side::Client => self.client.poll_read_onto(cx, &mut carry),
+            Side::Upstream => self.upstream.poll_read_onto(cx, &mut carry),
+        };
+        let Poll::Ready(read) = polled else {
             *self.carry(side) = carry;
             return Poll::Pending;
-        }
-        ready!(polled)?;
+        };
+        self.heard(side, read)?;
         if carry.len() < needs {
             *self.carry(side) = carry;
             return Poll::Ready(Ok(()));
@@ -316,16 +315,17 @@ where
             Side::Client => ready!(self.client.poll_read(cx, buffer)),
             Side::Upstream => ready!(self.upstream.poll_read(cx, buffer)),
         };
-        match read {
-            Ok(n_read) if n_read > 0 => {
-                match side {
-                    Side::Client => self.client.heard(),
-                    Side::Upstream => self.upstream.heard(),
-                }
-                Poll::Ready(Ok(()))
-            }
-            _ => Poll::Ready(Err(self.lost(side))),
+        Poll::Ready(self.heard(side, read))
+    }
+
+    /// Takes bytes for a sign of life, and their end for the end.
+    fn heard(&mut self, side: Side, read: io::Result<usize>) -> Result<(), SessionEnd> {
+        match (read, side) {
+            (Ok(0) | Err(_), _) => return Err(self.lost(side)),
+            (Ok(_), Side::Client) => self.client.heard(),
+            (Ok(_), Side::Upstream) => self.upstream.heard(),
         }
+        Ok(())
     }
 
     /// The ending when `side` is gone without a close frame. Upstream may go like that after the

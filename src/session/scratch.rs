@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-/// What one read takes at the most. Larger reads save calls but fall out of the processor's cache.
-pub(super) const READ_BYTES: usize = 64 * 1024;
+/// What one read takes at the most. Large enough for several audio messages, so that few of them are
+/// cut by its end and have to be copied; small enough for the processor's second-level cache.
+pub(super) const READ_BYTES: usize = 256 * 1024;
 
 thread_local! {
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower::{Service, ServiceExt};
 
+use super::read_ahead::ReadAhead;
 use super::{BaseUrl, Stream};
 
 /// Which step towards a connection failed.
@@ -83,7 +84,7 @@ impl Dialer {
         match &self.tls {
             None => Ok(Stream::Plain(tcp)),
             Some((connector, name)) => connector
-                .connect(name.clone(), tcp)
+                .connect(name.clone(), ReadAhead::new(tcp))
                 .await
                 .map(|stream| Stream::Tls(Box::new(stream)))
                 .map_err(|error| DialError::Tls(describe(&error))),

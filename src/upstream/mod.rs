@@ -6,6 +6,7 @@ mod dial;
 mod handshake;
 mod http;
 mod pool;
+mod read_ahead;
 mod stream;
 mod tls;
 

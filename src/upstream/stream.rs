@@ -8,13 +8,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::read_ahead::ReadAhead;
+
 /// A connection to upstream, with TCP_NODELAY set.
 #[derive(Debug)]
 pub enum Stream {
     /// `ws`.
     Plain(TcpStream),
     /// `wss`; boxed, so that a plain session does not pay for its size.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<ReadAhead>>),
 }
 
 impl AsyncRead for Stream {

@@ -99,7 +99,8 @@ pub async fn open(
         StoreUrl::Memory => Box::new(Memory::default()),
         StoreUrl::Sqlite(path) => {
             let (path, lease, clock) = (path.clone(), config.lease, clock.clone());
-            let opened = tokio::task::spawn_blocking(move || Sqlite::open(&path, lease, clock));
+            let synchronous = config.sqlite_synchronous;
+            let opened = tokio::task::spawn_blocking(move || Sqlite::open(&path, synchronous, lease, clock));
             Box::new(opened.await.map_err(|error| OpenError {
                 store: config.store.to_string(),
                 cause: error.to_string(),

@@ -25,6 +25,8 @@ pub struct Config {
     /// The most characters that a session reserves ahead of need; 0 to 1,000,000. What a process
     /// that dies holds counts as spent, so this bounds the loss per live session.
     pub reserve_ahead: u64,
+    /// When SQLite's commits reach the disk.
+    pub sqlite_synchronous: Synchronous,
     /// The first part of every Redis key, so that several relays can share one database.
     pub redis_prefix: String,
     /// The Redis password, where it should not stand in the URL.
@@ -39,7 +41,8 @@ impl Default for Config {
             on_store_failure: OnStoreFailure::Refuse,
             lease: Duration::from_secs(60),
             retention: Duration::from_secs(400 * 86_400),
-            reserve_ahead: 1024,
+            reserve_ahead: 65_536,
+            sqlite_synchronous: Synchronous::Normal,
             redis_prefix: "xi-relay".to_owned(),
             redis_password: None,
         }
@@ -67,6 +70,28 @@ impl Config {
             return Err("redis_prefix must be 1 to 64 printable ASCII characters".to_owned());
         }
         Ok(())
+    }
+}
+
+/// When SQLite's commits reach the disk (SQLite documentation, `PRAGMA synchronous`, in WAL mode).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// With the next checkpoint: no crash of the relay loses a commit, a power failure may lose
+    /// those of the last moments.
+    #[default]
+    Normal,
+    /// With each commit: a power failure loses nothing either.
+    Full,
+}
+
+impl Synchronous {
+    /// The value of the pragma.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Full => "full",
+        }
     }
 }
 

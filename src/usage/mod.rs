@@ -20,7 +20,7 @@ pub(crate) mod suite;
 
 pub use books::{Books, LiveSession, Reader, Unavailable, open, open_reader};
 pub use clock::WallClock;
-pub use config::{Config, OnStoreFailure, OpenError, RedisUrl, StoreUrl};
+pub use config::{Config, OnStoreFailure, OpenError, RedisUrl, StoreUrl, Synchronous};
 pub use counters::{Counters, Histogram, Operation};
 pub use ledger::{Day, GroupBy, InvalidDay, InvalidGroupBy, LedgerRow, Opening, Outcome, Query, Record, UsageRow};
 pub use store::{

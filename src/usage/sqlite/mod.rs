@@ -1,7 +1,7 @@
 //! The books in an SQLite file: one writer thread with group commit, one connection for reading.
 //!
-//! The file is in WAL mode with `synchronous = FULL`: a reservation that was answered survives the
-//! death of the process and of the machine.
+//! The file is in WAL mode: a reservation that was answered survives the death of the process, and
+//! with `sqlite_synchronous = "full"` that of the machine.
 
 mod ops;
 mod read;
@@ -21,7 +21,7 @@ use super::config::OpenError;
 use super::store::{Boxed, Store, TokenKey};
 use super::{
     Adjust, Admit, Admitted, Characters, Heartbeat, Opening, Query, Record, Reserve, Reserved,
-    Settle, StoreError, UsageRow, WallClock, WindowKey,
+    Settle, StoreError, Synchronous, UsageRow, WallClock, WindowKey,
 };
 use crate::ids::ClientId;
 
@@ -44,7 +44,12 @@ pub(crate) struct Sqlite {
 impl Sqlite {
     /// Opens the file, makes it with its directory if it is missing, and enters sessions of dead
     /// processes as lost.
-    pub(crate) fn open(path: &Path, lease: Duration, clock: WallClock) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        path: &Path,
+        synchronous: Synchronous,
+        lease: Duration,
+        clock: WallClock,
+    ) -> Result<Self, OpenError> {
         let failed = |cause: &dyn std::fmt::Display, cure| OpenError {
             store: format!("sqlite:{}", path.display()),
             cause: cause.to_string(),
@@ -52,7 +57,7 @@ impl Sqlite {
         };
         const WRITABLE: &str = "let the relay's user write there, or name another path";
         create(path).map_err(|error| failed(&error, WRITABLE))?;
-        let mut connection = connect(path).map_err(|error| failed(&error, cure(&error)))?;
+        let mut connection = connect(path, synchronous).map_err(|error| failed(&error, cure(&error)))?;
         schema::migrate(&mut connection).map_err(|error| match error {
             SchemaError::Newer(version) => failed(
                 &format!(
@@ -147,13 +152,13 @@ fn create(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "synchronous", synchronous.as_str())?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     Ok(connection)
 }
