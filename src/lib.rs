@@ -4,6 +4,9 @@
 //!
 //! Modules import downwards only, in the order of the list below; `tests/it/tidy.rs` checks it.
 //! `ARCHITECTURE.md` tells the way of a frame through them.
+//!
+//! Deliberately absent: a general pass-through, which would lend the key to every other endpoint;
+//! compression of messages and WebSocket over HTTP/2, on either leg; transcoding and caching.
 
 pub mod ids;
 
