@@ -358,7 +358,9 @@ impl Problem {
         match (status, code.as_deref()) {
             (_, Some("quota_exceeded")) => Self::upstream_quota_exceeded(),
             (_, Some("invalid_api_key" | "needs_authorization" | "missing_permissions"))
-            | (401, Some("unauthorized") | None) => Self::upstream_auth_failed(),
+            // ElevenLabs names what is wrong with a request; a 403 without a word is about who asks.
+            | (401, Some("unauthorized") | None)
+            | (403, None) => Self::upstream_auth_failed(),
             (400..=599, _) => Self::upstream_refused(
                 status,
                 code.unwrap_or_else(|| "upstream_error".to_owned()),
