@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
+use crate::config::Bind;
+
 /// A voice that every account and the sandbox have.
 const VOICE: &str = "JBFqnCBsd6RMkjVDRZzb";
 
@@ -62,11 +64,8 @@ pub enum Access {
 #[must_use]
 pub fn banner(facts: &Facts<'_>) -> String {
     let scheme = if facts.has_tls { "wss" } else { "ws" };
-    let base = format!(
-        "{scheme}://{}{}",
-        facts.clients,
-        facts.path_prefix.trim_end_matches('/')
-    );
+    let prefix = facts.path_prefix.trim_end_matches('/');
+    let base = format!("{scheme}://{}{prefix}", facts.clients);
     let upstream = match &facts.upstream {
         Upstream::Sandbox { because } => {
             format!("the built-in sandbox, because {because}; it answers with test tones")
@@ -109,7 +108,9 @@ pub fn banner(facts: &Facts<'_>) -> String {
             .iter()
             .map(|warning| ("warning", warning.clone())),
     );
-    rows.push(("try", try_line(facts, &base)));
+    // Nobody can dial 0.0.0.0.
+    let here = format!("{scheme}://{}{prefix}", Bind(facts.clients).from_here());
+    rows.push(("try", try_line(facts, &here)));
 
     let mut out = format!("xi-relay {}\n", env!("CARGO_PKG_VERSION"));
     for (name, text) in rows {
@@ -170,6 +171,7 @@ mod tests {
     fn it_follows_the_settings() {
         let warnings = ["careful".to_owned()];
         let text = banner(&Facts {
+            clients: "0.0.0.0:443".parse().expect("an address"),
             has_tls: true,
             path_prefix: "/voice/",
             upstream: Upstream::Remote {
@@ -184,11 +186,11 @@ mod tests {
             ..facts()
         });
         for part in [
-            "listening  wss://127.0.0.1:8080/voice\n",
+            "listening  wss://0.0.0.0:443/voice\n",
             "upstream   wss://api.elevenlabs.io\n",
             "clients    2 configured, 1 issuers of JWTs\n",
             "warning    careful\n",
-            "npx wscat --no-check -H 'xi-api-key: TOKEN' -c 'wss://127.0.0.1:8080/voice/v1/",
+            "npx wscat --no-check -H 'xi-api-key: TOKEN' -c 'wss://127.0.0.1:443/voice/v1/",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

@@ -26,6 +26,7 @@ fn durations(settings: &Settings) -> Result<(), Error> {
     let timing = &settings.timing;
     let rows = [
         ("server.header_timeout", settings.http.header_timeout),
+        ("server.body_timeout", settings.http.body_timeout),
         ("server.credential_timeout", timing.credential_timeout),
         ("server.ping_interval", timing.ping_interval),
         ("server.write_timeout", timing.write_timeout),

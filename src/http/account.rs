@@ -21,8 +21,7 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     path_token: Option<SecretString>,
 ) -> Result<Response, Problem> {
-    let identity = identify::visitor(gateway, ask, headers, path_token).await?;
-    let limits = gateway.limits(&identity)?;
+    let (identity, limits) = identify::visitor(gateway, ask, headers, path_token).await?;
     let (quota, client) = (&gateway.parts.quota, &identity.client);
     let body = match ask.endpoint {
         Endpoint::User => quota.user(client, &limits).await.map(|user| json(&user)),

@@ -76,15 +76,15 @@ pub(super) async fn error_response(
     request: SessionId,
 ) -> (Response, Problem) {
     let status = answer.status;
-    let mut headers = passed_headers(&answer.headers, &gateway.parts.secrets);
+    let mut headers = passed_headers(&answer.headers, &gateway.secrets());
     let body = tokio::time::timeout(ERROR_PATIENCE, answer.read(MAX_ERROR_BYTES)).await;
     let (body, _) = body.unwrap_or_default();
-    let problem = Problem::from_upstream(status.as_u16(), &body, &gateway.parts.secrets);
+    let problem = Problem::from_upstream(status.as_u16(), &body, &gateway.secrets());
     if is_about_the_relay(&problem) {
         return (response(&problem, request), problem);
     }
     headers.remove(CONTENT_LENGTH);
-    let body = gateway.parts.secrets.scrub(&body).into_owned();
+    let body = gateway.secrets().scrub(&body).into_owned();
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -4,21 +4,32 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::{ALLOW, HeaderValue};
+use http::header::{ALLOW, HeaderValue, ORIGIN};
+use http::request::Parts;
 use tokio::time::Instant;
 
 use super::address::remote_address;
 use super::gateway::{Ask, Gateway};
 use super::refusal::response;
-use super::{account, lookup, socket, synthesis, tokens};
+use super::{account, cors, lookup, socket, synthesis, tokens};
+use crate::auth::Origin;
 use crate::ids::SessionId;
-use crate::protocol::{Endpoint, Problem, Query, route_of_path};
+use crate::protocol::{Endpoint, Problem, Query, Route, route_of_path};
 
 /// The address a connection came from; the listener puts it into each request's extensions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Remote(pub(super) IpAddr);
+
+/// What is known of a request before its path is looked at.
+struct Caller {
+    id: SessionId,
+    remote: IpAddr,
+    origin: Option<Origin>,
+    started: Instant,
+}
 
 /// Everything that clients can reach.
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
@@ -26,26 +37,64 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    let started = Instant::now();
-    let id = SessionId::random();
+    let (started, id) = (Instant::now(), SessionId::random());
     let (head, body) = request.into_parts();
+    let metrics = Arc::clone(&gateway.parts.metrics);
+    let route = route_of_path(&gateway.parts.config.path_prefix, head.uri.path());
+    let endpoint = route.as_ref().map(|route| route.endpoint);
+    let page = head.headers.get(ORIGIN).cloned();
+    let response = match admit(&gateway, &head, id, started) {
+        Ok(caller) => {
+            let mut response = answer(gateway, caller, route, head, body).await;
+            // A browser lets no page read what a socket's handshake says.
+            if let Some(page) = page
+                && !endpoint.is_some_and(Endpoint::is_socket)
+            {
+                cors::let_read(&mut response, &page);
+            }
+            response
+        }
+        Err(problem) => response(&problem, id),
+    };
+    let endpoint = endpoint.map_or("none", Endpoint::as_str);
+    metrics.http_requests.with([endpoint, response.status().as_str()]).inc();
+    response
+}
+
+/// What holds for every request: addresses have their rate, pages and host names their lists.
+fn admit(
+    gateway: &Gateway,
+    head: &Parts,
+    id: SessionId,
+    started: Instant,
+) -> Result<Caller, Problem> {
     let parts = &gateway.parts;
-    let Some(&Remote(peer)) = head.extensions.get::<Remote>() else {
-        return response(&Problem::system_busy(), id);
-    };
+    let &Remote(peer) = head.extensions.get::<Remote>().ok_or_else(Problem::system_busy)?;
     let remote = remote_address(peer, &head.headers, &parts.config.trusted_proxies);
-    if let Err(wait) = gateway.connections.take(remote, std::time::Instant::now()) {
-        let problem = Problem::rate_limit_exceeded().retry_after(wait.as_secs() + 1);
-        return response(&problem, id);
-    }
-    let origin = match parts.callers.check(&head.headers, parts.directory.is_open()) {
-        Ok(origin) => origin,
-        Err(error) => return response(&Problem::from(error), id),
-    };
-    let Some(route) = route_of_path(&gateway.parts.config.path_prefix, head.uri.path()) else {
+    gateway
+        .connections
+        .take(remote, started.into_std())
+        .map_err(|wait| Problem::rate_limit_exceeded().retry_after(wait.as_secs() + 1))?;
+    let origin = parts.callers.check(&head.headers, parts.directory.is_open())?;
+    Ok(Caller { id, remote, origin, started })
+}
+
+async fn answer(
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    route: Option<Route>,
+    head: Parts,
+    body: Body,
+) -> Response {
+    let id = caller.id;
+    let Some(route) = route else {
         return response(&Problem::not_found(), id);
     };
-    let method = route.endpoint.method();
+    let Route { endpoint, voice, token } = route;
+    let method = endpoint.method();
+    if !endpoint.is_socket() && cors::is_preflight(&head.method, &head.headers) {
+        return cors::preflight(&method, &head.headers);
+    }
     if head.method != method {
         let mut response = response(&Problem::method_not_allowed(), id);
         if let Ok(method) = HeaderValue::from_str(method.as_str()) {
@@ -56,23 +105,17 @@ async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Resp
     if gateway.is_draining() {
         return response(&Problem::service_restart(), id);
     }
-    let ask = Ask {
-        id,
-        endpoint: route.endpoint,
-        voice: route.voice,
-        query: Query::parse(head.uri.query().unwrap_or_default()),
-        remote,
-        origin,
-        started,
-    };
-    if route.endpoint.is_socket() {
-        return socket::answer(gateway, ask, route.token, head).await;
+    let Caller { remote, origin, started, .. } = caller;
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    let ask = Ask { id, endpoint, voice, query, remote, origin, started };
+    if endpoint.is_socket() {
+        return socket::answer(gateway, ask, token, head).await;
     }
-    if route.endpoint.is_synthesis() {
-        return synthesis::answer(gateway, ask, route.token, head, body).await;
+    if endpoint.is_synthesis() {
+        return synthesis::answer(gateway, ask, token, head, body).await;
     }
-    let (headers, token) = (&head.headers, route.token);
-    let answered = match route.endpoint {
+    let headers = &head.headers;
+    let answered = match endpoint {
         Endpoint::SingleUseToken => tokens::mint(&gateway, &ask, headers, token, body).await,
         Endpoint::Subscription | Endpoint::User => {
             account::answer(&gateway, &ask, headers, token).await

@@ -2,6 +2,7 @@
 //! a session like those of the sockets: it can be listed and ended, it is settled exactly once, and
 //! upstream is left as soon as the client is gone.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,15 +20,18 @@ use super::refusal::response;
 use crate::frame::Close;
 use crate::ids::Side;
 use crate::protocol::{AudioMeter, Problem};
-use crate::quota::Admission;
+use crate::quota::{Admission, Refusal, Reservation};
 use crate::session::{self, Facts, Live, Registration, SessionEnd, Tap};
-use crate::upstream::{HttpAnswer, HttpError, HttpRequest};
+use crate::upstream::{HttpAnswer, HttpError, HttpRequest, Upstream};
+
+/// The status in the log and the ledger of a request whose client did not wait for the answer.
+const CLIENT_GONE: u16 = 499;
 
 /// A request that may go up once its characters are charged.
 pub(super) struct Exchange {
     pub(super) gateway: Arc<Gateway>,
     pub(super) admission: Admission,
-    pub(super) registration: Registration,
+    pub(super) presence: Presence,
     pub(super) tap: Tap,
     pub(super) facts: Facts,
     /// To be charged before the request goes up.
@@ -39,11 +43,13 @@ pub(super) struct Exchange {
     pub(super) deadline: Instant,
     /// When its token ends it, and what is said then.
     pub(super) expiry: Option<(Instant, Problem)>,
-    pub(super) place: Place,
 }
 
-/// The status in the log and the ledger of a request whose client did not wait for the answer.
-const CLIENT_GONE: u16 = 499;
+/// Keeps the relay from stopping before the exchange is over.
+pub(super) struct Presence {
+    pub(super) registration: Registration,
+    pub(super) _place: Place,
+}
 
 /// What goes to the client behind the head of the answer.
 enum Piece {
@@ -58,139 +64,153 @@ struct ToClient {
     patience: Duration,
 }
 
+/// What the client is still to be sent once the exchange is settled.
+enum Parting {
+    Nothing,
+    /// The whole answer.
+    Answer(oneshot::Sender<Response>, Response),
+    /// The body's last piece, where it is known to be the last, and its end.
+    Rest(ToClient, Option<Bytes>),
+}
+
 impl Exchange {
     /// Runs the exchange on a task of its own, which settles it even if the client is gone; returns
     /// once the head of the answer is known.
     pub(super) async fn answer(self) -> Response {
-        let id = self.registration.live().id;
+        let id = self.presence.registration.live().id;
         let (head, answered) = oneshot::channel();
         tokio::spawn(self.run(head));
         answered.await.unwrap_or_else(|_| response(&Problem::system_busy(), id))
     }
 
     async fn run(self, mut head: oneshot::Sender<Response>) {
-        let Self { gateway, mut admission, mut tap, mut facts, characters, request, .. } = self;
-        let live = Arc::clone(self.registration.live());
-        // The body owns a share of the entry: the relay does not stop before it is written.
-        let registration = Arc::new(self.registration);
-        let metrics = Arc::clone(&gateway.parts.metrics);
+        let Self { gateway, mut admission, mut tap, mut facts, .. } = self;
+        let live = Arc::clone(self.presence.registration.live());
+        let presence = Arc::new(self.presence);
+        let metrics = &gateway.parts.metrics;
         let _live_gauges = metrics.enter_session(live.identity.client.as_str());
         metrics.sessions_started.with([live.endpoint.as_str()]).inc();
 
-        let ended = ended(&live, self.deadline, self.expiry);
-        tokio::pin!(ended);
-        let answered = tokio::select! {
-            biased;
-            end = &mut ended => Err(end),
-            () = head.closed() => Err(SessionEnd::Lost(Side::Client)),
-            answered = 
-                ask(&gateway, &mut admission, &mut tap, characters, request, &live) => answered,
-        };
-        let mut parting = Parting::Nothing;
-        let end = match answered {
-            Err(end @ SessionEnd::Lost(Side::Client)) => {
-                facts.status = Some(CLIENT_GONE);
-                end
-            }
+        let mut ended = pin!(ended(&live, self.deadline, self.expiry));
+        let mut up = Up { upstream: &gateway.parts.upstream, live: &live, head: &mut head };
+        let answered =
+            up.forward(&mut admission, self.characters, self.request, ended.as_mut()).await;
+        match admission.charged() {
+            0 => tap.refused(self.characters),
+            charged => tap.forwarded(charged),
+        }
+        tap.publish(&live);
+        let (end, parting) = match answered {
             Err(end) => {
-                let problem = end.problem().unwrap_or_else(Problem::system_busy);
-                facts.status = Some(problem.status);
-                parting = Parting::Head(head, response(&problem, live.id));
-                end
+                let problem = end.problem();
+                facts.status = Some(problem.as_ref().map_or(CLIENT_GONE, |problem| problem.status));
+                let parting = problem.map_or(Parting::Nothing, |problem| {
+                    Parting::Answer(head, response(&problem, live.id))
+                });
+                (end, parting)
             }
             Ok(answer) if !answer.status.is_success() => {
                 facts.trace_id = trace_id(&answer);
-                let (response, problem) = tokio::select! {
-                    biased;
-                    () = head.closed() => {
-                        let problem = Problem::upstream_disconnected();
-                        (response(&problem, live.id), problem)
-                    }
-                    refused = error_response(&gateway, answer, live.id) => refused,
-                };
+                let (response, problem) = error_response(&gateway, answer, live.id).await;
                 facts.status = Some(response.status().as_u16());
-                parting = Parting::Head(head, response);
-                SessionEnd::Refused(problem)
+                tap.on_answer_end(response.status().as_u16(), Instant::now());
+                (SessionEnd::Refused(problem), Parting::Answer(head, response))
             }
             Ok(answer) => {
-                facts.status = Some(answer.status.as_u16());
+                let status = answer.status.as_u16();
                 facts.trace_id = trace_id(&answer);
+                facts.status = Some(status);
                 let (pieces, body) = mpsc::channel(1);
                 let to_client = ToClient { pieces, patience: gateway.parts.timing.write_timeout };
-                let response = streamed(&gateway, &answer, body, Arc::clone(&registration));
-                match head.send(response) {
-                    Err(_) => SessionEnd::Lost(Side::Client),
-                    Ok(()) => {
-                        let down = down(answer, &to_client, self.audio, &mut tap, &live);
-                        let (end, last) = tokio::select! {
-                            biased;
-                            end = &mut ended => (end, None),
-                            end = down => end,
-                        };
-                        parting = Parting::Body(to_client, last);
-                        end
-                    }
-                }
+                // The client may be gone, which the first piece will show.
+                let _ = head.send(streamed(&gateway, &answer, body, Arc::clone(&presence)));
+                let (end, last) = tokio::select! {
+                    biased;
+                    end = ended => (end, None),
+                    end = down(answer, &to_client, self.audio, &mut tap, &live) => end,
+                };
+                tap.on_answer_end(status, Instant::now());
+                (end, Parting::Rest(to_client, last))
             }
         };
-        tap.publish(&live);
-        tap.on_answer_end(facts.status.unwrap_or_default(), Instant::now());
         session::summarize(&live, tap.counts(), &facts, &end, self.started);
-        session::report(&metrics, &live, &mut tap, &facts, &end);
+        session::report(metrics, &live, &mut tap, &facts, &end);
         // Settled before the client has the last of it: who asks again at once finds its slot free.
         session::settle(&live, admission, tap.counts(), &facts, &end).await;
         parting.send(is_complete(&end)).await;
-        drop((registration, self.place));
+        drop(presence);
     }
 }
 
-/// What the client is still to be sent once the exchange is settled.
-enum Parting {
-    Nothing,
-    Head(oneshot::Sender<Response>, Response),
-    /// The body's last piece, where it is known to be the last, and its end.
-    Body(ToClient, Option<Bytes>),
+/// The way up, which ends early when the client does not wait.
+struct Up<'a> {
+    upstream: &'a Upstream,
+    live: &'a Live,
+    head: &'a mut oneshot::Sender<Response>,
 }
 
-impl Parting {
-    async fn send(self, is_complete: bool) {
-        match self {
-            Self::Nothing => {}
-            // The client may be gone; there is nobody left to tell.
-            Self::Head(head, response) => drop(head.send(response)),
-            Self::Body(to_client, last) => {
-                if let Some(last) = last
-                    && to_client.send(Piece::Bytes(last)).await.is_err()
-                {
-                    return;
-                }
-                if is_complete {
-                    let _ = to_client.send(Piece::End).await;
-                }
+impl Up<'_> {
+    /// Charges the request, sends it and waits for the head of the answer.
+    async fn forward(
+        &mut self,
+        admission: &mut Admission,
+        characters: u64,
+        request: HttpRequest,
+        mut ended: Pin<&mut impl Future<Output = SessionEnd>>,
+    ) -> Result<HttpAnswer, SessionEnd> {
+        let reservation = tokio::select! {
+            biased;
+            end = ended.as_mut() => return Err(end),
+            () = self.head.closed() => return Err(SessionEnd::Lost(Side::Client)),
+            reserved = reserve(admission, characters) => {
+                reserved.map_err(|refusal| SessionEnd::Refused(Problem::from(&refusal)))?
             }
+        };
+        let answered = tokio::select! {
+            biased;
+            end = ended => Err(Unanswered::Ended(end)),
+            () = self.head.closed() => Err(Unanswered::Ended(SessionEnd::Lost(Side::Client))),
+            answered = self.upstream.request(request) => answered.map_err(Unanswered::Failed),
+        };
+        let has_gone_up = !matches!(
+            answered,
+            Err(Unanswered::Failed(HttpError::Connect(_) | HttpError::Key))
+        );
+        // Dropping the reservation instead gives the characters back.
+        if let Some(reservation) = reservation.filter(|_| has_gone_up) {
+            let applied = admission.apply(reservation);
+            debug_assert!(applied.is_ok(), "what was granted can be applied");
         }
+        answered.map_err(|unanswered| match unanswered {
+            Unanswered::Ended(end) => end,
+            Unanswered::Failed(error) => {
+                tracing::warn!(session = %self.live.id, cause = %error, "upstream is unavailable");
+                SessionEnd::Refused(Problem::upstream_unavailable())
+            }
+        })
     }
 }
 
-/// Charges the request and sends it up.
-async fn ask(
-    gateway: &Gateway,
+/// Why upstream has not answered.
+enum Unanswered {
+    Ended(SessionEnd),
+    Failed(HttpError),
+}
+
+/// Reserves the request's characters, so that no crash can lose them; none where nothing is to be
+/// reserved.
+async fn reserve(
     admission: &mut Admission,
-    tap: &mut Tap,
     characters: u64,
-    request: HttpRequest,
-    live: &Live,
-) -> Result<HttpAnswer, SessionEnd> {
-    if let Err(refusal) = admission.charge(characters).await {
-        tap.refused(characters);
-        return Err(SessionEnd::Refused(Problem::from(&refusal)));
+) -> Result<Option<Reservation>, Refusal> {
+    if let Some(charged) = admission.try_charge(characters) {
+        return charged.map(|()| None);
     }
-    tap.forwarded(characters);
-    tap.publish(live);
-    gateway.parts.upstream.request(request).await.map_err(|error| {
-        tracing::warn!(session = %live.id, cause = %error, "upstream is unavailable");
-        SessionEnd::Refused(Problem::upstream_unavailable())
-    })
+    let reservation = admission.reserve(characters).await;
+    if reservation.is_granted() {
+        return Ok(Some(reservation));
+    }
+    admission.apply(reservation).map(|()| None)
 }
 
 /// Passes the body on until it ends. The piece that makes it as long as was announced is not sent
@@ -239,23 +259,44 @@ impl ToClient {
     }
 }
 
-/// Upstream's head with a body that is still to come.
+impl Parting {
+    /// Sends it. The client may be gone; there is nobody left to tell then.
+    async fn send(self, is_complete: bool) {
+        match self {
+            Self::Nothing => {}
+            Self::Answer(head, response) => drop(head.send(response)),
+            Self::Rest(to_client, last) => {
+                if let Some(last) = last
+                    && to_client.send(Piece::Bytes(last)).await.is_err()
+                {
+                    return;
+                }
+                if is_complete {
+                    let _ = to_client.send(Piece::End).await;
+                }
+            }
+        }
+    }
+}
+
+/// Upstream's head with a body that is still to come, which shares the presence: the relay does not
+/// stop before all of it is written.
 fn streamed(
     gateway: &Gateway,
     answer: &HttpAnswer,
     pieces: mpsc::Receiver<Piece>,
-    registration: Arc<Registration>,
+    presence: Arc<Presence>,
 ) -> Response {
-    let pieces = stream::unfold((pieces, registration), |(mut pieces, registration)| async {
+    let pieces = stream::unfold((pieces, presence), |(mut pieces, presence)| async {
         match pieces.recv().await {
-            Some(Piece::Bytes(bytes)) => Some((Ok(bytes), (pieces, registration))),
+            Some(Piece::Bytes(bytes)) => Some((Ok(bytes), (pieces, presence))),
             Some(Piece::End) => None,
-            None => Some((Err(BrokenOff), (pieces, registration))),
+            None => Some((Err(BrokenOff), (pieces, presence))),
         }
     });
     let mut response = Response::new(Body::from_stream(pieces));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = passed_headers(&answer.headers, &gateway.parts.secrets);
+    *response.headers_mut() = passed_headers(&answer.headers, &gateway.secrets());
     response
 }
 

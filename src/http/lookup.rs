@@ -21,8 +21,7 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     path_token: Option<SecretString>,
 ) -> Result<Response, Problem> {
-    let identity = identify::visitor(gateway, ask, headers, path_token).await?;
-    let limits = gateway.limits(&identity)?;
+    let (identity, limits) = identify::visitor(gateway, ask, headers, path_token).await?;
     // Lists are long, and each is held whole while it is cut down.
     let Ok(_permit) = gateway.lookups.acquire().await else {
         return Err(Problem::system_busy());
@@ -51,30 +50,43 @@ pub(super) async fn answer(
     if !status.is_success() {
         return Ok(error_response(gateway, answer, ask.id).await.0);
     }
-    let mut headers = passed_headers(&answer.headers, &gateway.parts.secrets);
-    let max_bytes = gateway.parts.max_upstream_message_bytes;
-    let (body, is_whole) = answer.read(usize::try_from(max_bytes).unwrap_or(usize::MAX)).await;
-    if !is_whole || headers.contains_key(CONTENT_ENCODING) {
-        tracing::warn!(session = %ask.id, bytes = body.len(), "upstream's list cannot be read");
-        return Err(Problem::upstream_unavailable());
-    }
-    let Some(body) = shown(ask.endpoint, &limits, body) else {
-        tracing::warn!(session = %ask.id, "upstream's list is not one that can be filtered");
-        return Err(Problem::upstream_unavailable());
+    let mut headers = passed_headers(&answer.headers, &gateway.secrets());
+    let max_bytes = usize::try_from(gateway.parts.max_upstream_message_bytes);
+    let (mut body, is_whole) = answer.read(max_bytes.unwrap_or(usize::MAX)).await;
+    let unusable = |why: &str| {
+        tracing::warn!(session = %ask.id, bytes = body.len(), why, "upstream's list cannot be shown");
+        Problem::upstream_unavailable()
     };
+    if !is_whole {
+        return Err(unusable("it broke off or is longer than upstream.max_message_bytes"));
+    }
+    if !shows_all(ask.endpoint, &limits) {
+        if headers.contains_key(CONTENT_ENCODING) {
+            return Err(unusable("it is compressed, which was not asked for"));
+        }
+        body = shown(ask.endpoint, &limits, &body).ok_or_else(|| unusable("it is no such list"))?;
+        headers.remove(ETAG);
+    }
     headers.remove(CONTENT_LENGTH);
-    headers.remove(ETAG);
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
 }
 
-/// The list as a client under `limits` sees it; none when it is no such list.
-fn shown(endpoint: Endpoint, limits: &Limits, body: Vec<u8>) -> Option<Vec<u8>> {
+/// Whether a client under `limits` sees the whole list, byte for byte.
+fn shows_all(endpoint: Endpoint, limits: &Limits) -> bool {
     match endpoint {
-        Endpoint::Models => with_models_shown(&body, |model| limits.allows_model(model)),
-        _ => with_voices_shown(&body, |voice| {
+        Endpoint::Models => !limits.restricts_models(),
+        _ => !limits.restricts_voices() && limits.voice_aliases().next().is_none(),
+    }
+}
+
+/// The list as a client under `limits` sees it; none when it is no such list.
+fn shown(endpoint: Endpoint, limits: &Limits, body: &[u8]) -> Option<Vec<u8>> {
+    match endpoint {
+        Endpoint::Models => with_models_shown(body, |model| limits.allows_model(model)),
+        _ => with_voices_shown(body, |voice| {
             let aliases: Vec<&str> = limits
                 .voice_aliases()
                 .filter(|(_, real)| real.as_str() == voice)

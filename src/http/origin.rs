@@ -71,13 +71,6 @@ impl CallerRules {
     }
 }
 
-/// Whether a plan's own list of pages, empty for no list, allows the page that a request comes
-/// from, `None` for one that comes from no browser.
-#[must_use]
-pub fn plan_allows(origins: &[Origin], origin: Option<&Origin>) -> bool {
-    origins.is_empty() || origin.is_none_or(|origin| origins.contains(origin))
-}
-
 /// The pages that may call: origins by name, or `*` for any but `null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]

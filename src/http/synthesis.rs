@@ -13,11 +13,12 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use secrecy::SecretString;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Presence};
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::{invalid_body, response};
 use super::{body, identify};
 use crate::auth::Identity;
+use crate::ids::VoiceId;
 use crate::protocol::{
     AudioMeter, ClientKind, ClientMessage, DEFAULT_OUTPUT_FORMAT, Endpoint, InvalidMessage,
     OutputFormat, Problem, Query, is_body_field, scan, with_body_field, with_voices_rewritten,
@@ -38,7 +39,7 @@ const MAX_HEADER_BYTES: usize = 256;
 enum Refused {
     /// By a rule of the relay.
     Problem(Problem),
-    /// The plan does not allow what is asked for.
+    /// The plan does not allow what is asked for; not counted yet.
     Quota(Refusal),
     /// The body cannot be counted.
     Body(InvalidMessage),
@@ -90,6 +91,7 @@ async fn prepare(
         return Err(Problem::repeated_parameter().into());
     }
     let limits = gateway.limits(identity)?;
+    identify::check_page(ask, identity, &limits)?;
     let mut query = ask.query.clone();
     for (name, value) in limits.forced_parameters.iter().filter(|(name, _)| !is_body_field(name)) {
         query.set(name, value);
@@ -114,7 +116,7 @@ async fn prepare(
         (None, Some(model)) => model.as_ref().to_owned(),
         (None, None) => ask.endpoint.default_model().unwrap_or_default().to_owned(),
     };
-    check_voices(&limits, &message)?;
+    check_voices(&limits, identity, ask, &message)?;
     let body = rewritten(&limits, &message, &original).map_or_else(|| original.clone(), Bytes::from);
 
     let admission = gateway
@@ -131,7 +133,8 @@ async fn prepare(
             cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
             streaming: false,
         })
-        .await?;
+        .await
+        .map_err(|refusal| Refused::Problem(Problem::from(&refusal)))?;
     let mut tap = Tap::new(
         ask.id.to_string(),
         identity.client.as_str().into(),
@@ -144,7 +147,15 @@ async fn prepare(
     let registry = &gateway.parts.registry;
     let characters = message.characters;
     Ok(Exchange {
-        registration: registry.enter(ask.id, identity.clone(), ask.endpoint, wish.voice.clone()),
+        presence: Presence {
+            registration: registry.enter(
+                ask.id,
+                identity.clone(),
+                ask.endpoint,
+                wish.voice.clone(),
+            ),
+            _place: place,
+        },
         gateway: Arc::clone(gateway),
         admission,
         tap,
@@ -166,27 +177,38 @@ async fn prepare(
         started: ask.started,
         deadline: now + limits.max_session_duration,
         expiry: expiry(identity, now),
-        place,
     })
 }
 
 /// The request target upstream, below the base URL.
 pub(super) fn path_and_query(
     endpoint: Endpoint,
-    voice: Option<&crate::ids::VoiceId>,
+    voice: Option<&VoiceId>,
     query: &Query,
 ) -> String {
     let path = endpoint.upstream_path(voice);
     if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") }
 }
 
-/// A dialogue names its voices in the body; what cannot be read there is upstream's to judge, unless
-/// there is a list to hold it against.
-fn check_voices(limits: &Limits, message: &ClientMessage<'_>) -> Result<(), Refusal> {
-    if message.has_unreadable_voices && limits.restricts_voices() {
-        return Err(Refusal::Voice);
-    }
-    message.voice_ids().try_for_each(|voice| limits.resolve_named(voice).map(drop))
+/// A narrowed token lists voices as the client writes them, in the path or in the body. What cannot
+/// be read there is upstream's to judge, unless there is a list to hold it against.
+fn check_voices(
+    limits: &Limits,
+    identity: &Identity,
+    ask: &Ask,
+    message: &ClientMessage<'_>,
+) -> Result<(), Refusal> {
+    let narrowing = identity.narrowing.as_ref().filter(|narrowing| narrowing.voices.is_some());
+    let is_listed = |voice: &VoiceId| narrowing.is_none_or(|narrowing| narrowing.allows_voice(voice));
+    let is_allowed = |voice: &str| {
+        limits.resolve_named(voice).is_ok()
+            && (narrowing.is_none() || VoiceId::parse(voice).is_ok_and(|voice| is_listed(&voice)))
+    };
+    let has_list = limits.restricts_voices() || narrowing.is_some();
+    let is_allowed = ask.voice.as_ref().is_none_or(is_listed)
+        && !(message.has_unreadable_voices && has_list)
+        && message.voice_ids().all(is_allowed);
+    if is_allowed { Ok(()) } else { Err(Refusal::Voice) }
 }
 
 /// The body to send instead, when it named a credential or a voice's alias, or the plan forces
@@ -244,7 +266,10 @@ fn refuse(
 ) -> Response {
     let problem = match &refused {
         Refused::Problem(problem) => problem.clone(),
-        Refused::Quota(refusal) => Problem::from(refusal),
+        Refused::Quota(refusal) => {
+            gateway.parts.quota.note_refusal(refusal);
+            Problem::from(refusal)
+        }
         Refused::Body(invalid) => Problem::from(*invalid),
     };
     let response = match refused {

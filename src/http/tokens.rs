@@ -25,7 +25,7 @@ pub(super) async fn mint(
     path_token: Option<SecretString>,
     request_body: Body,
 ) -> Result<Response, Problem> {
-    let identity = identify::visitor(gateway, ask, headers, path_token).await?;
+    let (identity, _) = identify::visitor(gateway, ask, headers, path_token).await?;
     let parts = &gateway.parts;
     let narrowing = body::read(request_body, MAX_BODY_BYTES, parts.config.body_timeout).await?;
     let minted = parts.directory.mint(&identity, &narrowing, SystemTime::now()).await?;

@@ -73,7 +73,7 @@ impl Style {
 fn limit_bytes(field: &str) -> usize {
     match field {
         "text" | "text_logged" => TEXT_LIMIT_BYTES,
-        "message" | "error" => SENTENCE_LIMIT_BYTES,
+        "message" | "error" | "cause" => SENTENCE_LIMIT_BYTES,
         _ => FIELD_LIMIT_BYTES,
     }
 }

@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 const CAPACITY_BYTES: usize = 1 << 20;
 
 /// The writer keeps buffers of this size while there is little to write.
-const REST_BYTES: usize = 1 << 15;
+const REST_BYTES: usize = 1 << 16;
 
 /// How long the writer lets lines gather, so that one wake-up and one write serve many of them.
 const GATHER: Duration = Duration::from_millis(25);
@@ -145,8 +145,10 @@ impl<W: Write, N: Fn(u64, &mut Vec<u8>)> Writer<W, N> {
                     self.sink.dropped.fetch_add(lost, Ordering::Relaxed);
                 }
             }
+            // While there is much to write the buffer stays large; afterwards it shrinks.
+            let keep = REST_BYTES.max(2 * batch.len());
             batch.clear();
-            batch.shrink_to(REST_BYTES);
+            batch.shrink_to(keep);
         }
         self.sink.state.lock().done = true;
         self.sink.finished.notify_all();

@@ -8,10 +8,55 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Appends `text` as the inside of a JSON string (RFC 8259 section 7). DEL is escaped too, for the
 /// sake of terminals.
 pub(super) fn push_json(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
+    // Nearly every string of nearly every line is this one copy.
+    if is_plain(text.as_bytes()) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        push_json_escaped(out, text.as_bytes());
+    }
+}
+
+/// Whether nothing has to be escaped, looking at eight bytes at once.
+fn is_plain(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let odd = words
+        .iter()
+        .fold(0, |odd, word| odd | odd_bytes(u64::from_ne_bytes(*word)));
+    // What is left is looked at once more together with its neighbours, which is cheaper than
+    // byte by byte.
+    let last = match (rest, bytes.last_chunk::<8>()) {
+        ([], _) => 0,
+        (_, Some(last)) => odd_bytes(u64::from_ne_bytes(*last)),
+        (_, None) => match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+            (Some(first), Some(last)) => {
+                let [first, last] = [first, last].map(|half| u64::from(u32::from_ne_bytes(*half)));
+                odd_bytes(first | last << 32)
+            }
+            _ => u64::from(bytes.iter().any(|byte| must_escape(*byte))),
+        },
+    };
+    odd | last == 0
+}
+
+fn must_escape(byte: u8) -> bool {
+    byte < 0x20 || matches!(byte, b'"' | b'\\' | 0x7f)
+}
+
+/// Not zero when a byte of `word` is below 0x20, a quote, a backslash or DEL. The subtraction that
+/// looks for small bytes may also hit the neighbour of one, never a word without any.
+fn odd_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | equal(b'"') | equal(b'\\') | equal(0x7f)) & HIGH
+}
+
+#[cold]
+fn push_json_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     let mut done = 0;
     for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' && byte != 0x7f {
+        if !must_escape(byte) {
             continue;
         }
         out.extend_from_slice(&bytes[done..at]);
@@ -108,6 +153,23 @@ mod tests {
             }
             prop_assert!(out.len() <= limit);
             prop_assert!(parts.concat().starts_with(std::str::from_utf8(&out).unwrap()));
+        }
+    }
+
+    #[test]
+    fn every_byte_is_told_apart_at_every_place() {
+        for length in 0..20 {
+            for at in 0..length {
+                for byte in 0..=255 {
+                    let mut bytes = vec![b'x'; length];
+                    bytes[at] = byte;
+                    assert_eq!(
+                        is_plain(&bytes),
+                        !must_escape(byte),
+                        "{byte:#x} at {at} of {length}"
+                    );
+                }
+            }
         }
     }
 

@@ -43,6 +43,8 @@ pub fn with_voices_shown<'a>(
     let mut total = None;
     for member in members(body, 0..body.len())? {
         match &*decode(body, member.key)? {
+            // Of two lists only one would be cut down.
+            "voices" if list.is_some() => return None,
             "voices" => list = Some(member.value),
             "total_count" => total = Some(member.value),
             _ => {}

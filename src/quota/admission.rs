@@ -45,6 +45,13 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Whether it brought the characters. They stay reserved, so a crash counts them as spent, until
+    /// it is applied or dropped.
+    #[must_use]
+    pub fn is_granted(&self) -> bool {
+        self.outcome.is_ok()
+    }
+
     /// Takes the characters out, or says why there are none.
     fn redeem(mut self) -> Result<Characters, Refusal> {
         let outcome = std::mem::replace(&mut self.outcome, Err(Refusal::StoreUnavailable));
@@ -73,12 +80,15 @@ impl Admission {
         if let Err(refusal) = self.fits_session(characters) {
             return Some(Err(self.inner.note(refusal)));
         }
-        self.meter
-            .try_take(characters, self.inner.now_ms())
-            .then(|| {
-                self.charged += characters;
-                Ok(())
-            })
+        if !self.meter.try_take(characters, self.inner.now_ms()) {
+            return None;
+        }
+        self.charged += characters;
+        if self.meter.runs_low() {
+            let (client, limits) = (&self.client, &self.limits);
+            self.inner.refill(client, &self.meter, limits, self.ahead);
+        }
+        Some(Ok(()))
     }
 
     /// Asks the store for a message that the block does not cover. Dropping the future is safe at

@@ -151,6 +151,12 @@ impl Limits {
         !self.voices.is_empty()
     }
 
+    /// Whether some models may not be used.
+    #[must_use]
+    pub fn restricts_models(&self) -> bool {
+        !self.models.is_empty()
+    }
+
     /// Whether a model may be used.
     #[must_use]
     pub fn allows_model(&self, model: &str) -> bool {

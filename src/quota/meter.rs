@@ -1,7 +1,7 @@
 //! What one session holds: characters granted ahead of need, and which windows they were taken from.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -15,6 +15,11 @@ pub(super) struct Meter {
     held: AtomicU64,
     /// Until when the block may be spent, Unix milliseconds: the end of its first window to end.
     valid_until_ms: AtomicI64,
+    /// The most to reserve ahead the next time.
+    next_block: AtomicU64,
+    /// Below this a further block is fetched while the session goes on; half of the last block.
+    low_water: AtomicU64,
+    refilling: AtomicBool,
     /// Taken by whoever adds to `held` or takes all of it; never on the message path.
     block: Mutex<Block>,
 }
@@ -30,11 +35,18 @@ struct Block {
 }
 
 impl Meter {
+    /// The first block of a session in characters. Each further one may be twice as large as the one
+    /// before: what a process that dies takes with it is in proportion to what its sessions spent.
+    pub(super) const FIRST_BLOCK: Characters = 64;
+
     pub(super) fn new(live: Arc<LiveSession>) -> Self {
         Self {
             live,
             held: AtomicU64::new(0),
             valid_until_ms: AtomicI64::new(0),
+            next_block: AtomicU64::new(2 * Self::FIRST_BLOCK),
+            low_water: AtomicU64::new(0),
+            refilling: AtomicBool::new(false),
             block: Mutex::default(),
         }
     }
@@ -52,6 +64,31 @@ impl Meter {
                     held.checked_sub(characters)
                 })
                 .is_ok()
+    }
+
+    /// How many characters to reserve ahead, `most` at most.
+    pub(super) fn next_block(&self, most: Characters) -> Characters {
+        let next = self.next_block.load(Ordering::Relaxed).min(most);
+        self.next_block
+            .store(next.saturating_mul(2), Ordering::Relaxed);
+        next
+    }
+
+    /// Whether the block has run low and nobody is fetching another one. The caller then does, and
+    /// says so with [`refilled`](Self::refilled).
+    pub(super) fn runs_low(&self) -> bool {
+        self.held() < self.low_water.load(Ordering::Relaxed)
+            && !self.refilling.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn refilled(&self) {
+        self.refilling.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes how much was granted beyond the need. Near the limit that is nothing, and then nothing
+    /// is fetched ahead either.
+    pub(super) fn granted_ahead(&self, characters: Characters) {
+        self.low_water.store(characters / 2, Ordering::Relaxed);
     }
 
     /// Characters held and not spent.

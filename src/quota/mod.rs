@@ -235,10 +235,11 @@ impl Inner {
             starts: limits.starts(now_ms),
             spending: limits.spending(now_ms, opening.milli_rate),
             even_if_spent: client.held() > 0,
-            ahead: cap.map_or(ahead, |cap| ahead.min(cap)),
+            ahead: Meter::FIRST_BLOCK.min(cap.map_or(ahead, |cap| ahead.min(cap))),
         };
         let (live, granted) = self.ask_leave(&client, &admit).await?;
         let meter = Arc::new(Meter::new(live));
+        meter.granted_ahead(granted);
         // A meter just made is not closed, so everything fits in.
         let _ = meter.fill(granted, &admit.spending.into());
         client.join(meter.clone());
@@ -343,6 +344,37 @@ impl Inner {
         }
     }
 
+    /// Fetches a further block in the background, for a session that spends its last one.
+    fn refill(
+        self: &Arc<Self>,
+        client: &Arc<Presence>,
+        meter: &Arc<Meter>,
+        limits: &Limits,
+        ahead: Characters,
+    ) {
+        let charges: Arc<[Charge]> = limits
+            .spending(self.now_ms(), meter.live.opening.milli_rate)
+            .into();
+        let (inner, client, meter) = (self.clone(), client.clone(), meter.clone());
+        self.runtime.spawn(async move {
+            {
+                let _turn = client.turn.read().await;
+                let characters = 0;
+                let (inner, client, meter, charges) = (&inner, &client, &meter, &charges);
+                let asking = Asking {
+                    inner,
+                    client,
+                    meter,
+                    charges,
+                    characters,
+                    ahead,
+                };
+                asking.fetch().await;
+            }
+            meter.refilled();
+        });
+    }
+
     /// A refusal in whole units; what sessions here hold unspent is not shown as used.
     fn window_refusal(
         &self,
@@ -422,12 +454,13 @@ impl Asking<'_> {
             client: self.client.id.clone(),
             charges: self.charges.clone(),
             need,
-            ahead: self.ahead,
+            ahead: self.meter.next_block(self.ahead),
             adjust,
             call_in,
         };
         match self.inner.books.reserve(&self.meter.live, &reserve).await {
             Ok(Reserved::Granted(granted)) => {
+                self.meter.granted_ahead(granted.saturating_sub(need));
                 self.put(granted.saturating_sub(need));
                 Attempt::Granted
             }
@@ -440,6 +473,25 @@ impl Asking<'_> {
                 self.meter.keep_pending(pending, unavailable.maybe_done);
                 Attempt::Down(unavailable)
             }
+        }
+    }
+
+    /// Fetches a block that no message needs yet. A failure shows when one does.
+    async fn fetch(&self) {
+        let reserve = Reserve {
+            session: self.meter.live.opening.session,
+            client: self.client.id.clone(),
+            charges: self.charges.clone(),
+            need: 0,
+            ahead: self.meter.next_block(self.ahead),
+            adjust: Vec::new(),
+            call_in: false,
+        };
+        if let Ok(Reserved::Granted(granted)) =
+            self.inner.books.reserve(&self.meter.live, &reserve).await
+        {
+            self.meter.granted_ahead(granted);
+            self.put(granted);
         }
     }
 

@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -76,15 +75,26 @@ async fn many_sessions_forward_exactly_what_fits(place: Place) {
     let mut sessions = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let (quota, plan) = (quota.clone(), plan.clone());
-        sessions
-            .spawn(async move { speak(quota.admit(request(&plan)).await.unwrap(), 500, 7).await });
+        sessions.spawn(async move {
+            let mut admission = quota.admit(request(&plan)).await.unwrap();
+            let mut refused = 0;
+            for _ in 0..500 {
+                if let Err(refusal) = admission.charge(7).await {
+                    assert_eq!(refusal.error(), "quota_exceeded");
+                    refused += 1;
+                }
+            }
+            let forwarded = admission.charged();
+            settle(admission).await;
+            (forwarded, refused)
+        });
     }
-    let mut forwarded = 0;
-    for (sent, refusal) in sessions.join_all().await {
+    let (mut forwarded, mut refused) = (0, 0);
+    for (sent, not) in sessions.join_all().await {
         forwarded += sent;
-        assert_eq!(refusal.unwrap().error(), "quota_exceeded");
+        refused += not;
     }
-    assert_eq!(forwarded, 9_996);
+    assert_eq!((forwarded, refused), (9_996, 16 * 500 - 1428));
     assert_eq!(used(&quota, Per::Day, NOW).await, 9_996);
     let usage = quota.books().usage(&Query::default()).await.unwrap();
     assert_eq!((usage[0].sessions, usage[0].characters), (16, 9_996));
@@ -97,7 +107,7 @@ async fn idle_siblings_strand_nothing(place: Place) {
     for _ in 0..8 {
         idle.push(quota.admit(request(&plan)).await.unwrap());
     }
-    assert!(quota.reserved_ahead() > 1000);
+    assert!(quota.reserved_ahead() > 400);
     let speaker = quota.admit(request(&plan)).await.unwrap();
     let (forwarded, refusal) = speak(speaker, 10_000, 7).await;
     assert_eq!(forwarded, 9_996);
@@ -131,7 +141,7 @@ async fn what_is_unspent_goes_back(place: Place) {
         Some(Ok(())),
         "the first block comes with the admission"
     );
-    assert!(used(&quota, Per::Day, NOW).await > 1000);
+    assert!(used(&quota, Per::Day, NOW).await > 50);
     settle(admission).await;
     assert_eq!(used(&quota, Per::Day, NOW).await, 10);
 
@@ -377,7 +387,7 @@ async fn idle_blocks_come_back_across_processes() {
     for _ in 0..8 {
         idle.push(one.admit(request(&plan)).await.unwrap());
     }
-    assert!(one.reserved_ahead() > 1000);
+    assert!(one.reserved_ahead() > 400);
     let (forwarded, _) = speak(other.admit(request(&plan)).await.unwrap(), 10_000, 7).await;
     assert_eq!(forwarded, 9_996);
 }
@@ -399,6 +409,42 @@ async fn replicas_together_forward_what_the_window_holds() {
     }
     let forwarded: u64 = sessions.join_all().await.into_iter().sum();
     assert!((49_900..=50_000).contains(&forwarded), "{forwarded}");
+}
+
+/// One of three processes dies half way: what it had reserved is gone, the rest still goes through.
+#[test]
+fn a_replica_that_dies_takes_little_with_it() {
+    let place = Place::redis();
+    let forwarded = Arc::new(AtomicU64::new(0));
+    let run = |runtime: &tokio::runtime::Runtime| {
+        let quota = runtime.block_on(quota(&place));
+        let mut sessions = tokio::task::JoinSet::new();
+        for n in 0..20u64 {
+            let (quota, forwarded, plan) = (quota.clone(), forwarded.clone(), per_day(50_000));
+            let speak = async move {
+                let mut admission = quota.admit(request(&plan)).await.unwrap();
+                while admission.charge(5 + n).await.is_ok() {
+                    forwarded.fetch_add(5 + n, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                settle(admission).await;
+            };
+            sessions.spawn_on(speak, runtime.handle());
+        }
+        sessions
+    };
+    let runtimes = [(); 3].map(|()| tokio::runtime::Runtime::new().unwrap());
+    let [doomed, second, third] = [0, 1, 2].map(|n| run(&runtimes[n]));
+    while forwarded.load(Ordering::SeqCst) < 25_000 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let [dying, two, three] = runtimes;
+    dying.shutdown_background();
+    drop(doomed);
+    two.block_on(second.join_all());
+    three.block_on(third.join_all());
+    let forwarded = forwarded.load(Ordering::SeqCst);
+    assert!((49_000..=50_000).contains(&forwarded), "{forwarded}");
 }
 
 /// New spending is refused in time, held characters can be spent, and all is well afterwards.
@@ -562,73 +608,80 @@ enum Step {
     Charge { session: usize, characters: u64 },
     Settle { session: usize },
     Wait { minutes: i64 },
-    Relimit { session: usize, plan: usize },
+    Reload { plan: usize },
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let charge = (0usize..6, 1u64..400);
     prop_oneof![
         1 => any::<bool>().prop_map(|flash| Step::Open { flash }),
-        12 => (0usize..6, 1u64..400).prop_map(|(session, characters)| Step::Charge { session, characters }),
+        12 => charge.prop_map(|(session, characters)| Step::Charge { session, characters }),
         1 => (0usize..6).prop_map(|session| Step::Settle { session }),
         1 => (1i64..3).prop_map(|minutes| Step::Wait { minutes }),
-        1 => (0usize..6, 0usize..2).prop_map(|(session, plan)| Step::Relimit { session, plan }),
+        1 => (0usize..2).prop_map(|plan| Step::Reload { plan }),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
-    /// Whatever sessions with different models and limits do: in each window, what was forwarded
-    /// never passes the limit, a refusal means that the message truly did not fit, and in the end
-    /// the counters show what was forwarded, no more and no less.
+    /// Whatever sessions with different models do while limits change: in each window, what was
+    /// forwarded never passes the limit, a refusal means that the message truly did not fit, and in
+    /// the end the counters show what was forwarded, no more and no less.
     #[test]
-    fn windows_hold_and_refuse_only_what_does_not_fit(steps in prop::collection::vec(step(), 1..80)) {
+    fn windows_hold_and_refuse_only_what_does_not_fit(
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(follow(steps))?;
     }
 }
 
 async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    const PER_MINUTE: [u64; 2] = [1500, 900];
     let place = Place::memory();
     let quota = quota(&place).await;
-    let plan = |per_minute: u64| {
+    let plans = PER_MINUTE.map(|limit| {
         limits(&format!(
-            "windows = [{{ unit = \"characters\", limit = {per_minute}, per = \"minute\" }}, \
+            "windows = [{{ unit = \"characters\", limit = {limit}, per = \"minute\" }}, \
              {{ unit = \"credits\", limit = 2000, per = \"day\" }}]"
         ))
-    };
-    let plans = [plan(1500), plan(900)];
-    let mut sessions: Vec<(Admission, u64, usize)> = Vec::new();
-    let mut now_ms = NOW;
+    });
+    let mut sessions: Vec<(Admission, u64)> = Vec::new();
+    let (mut now_ms, mut plan) = (NOW, 0);
     let (mut minute, mut milli_day) = (0, 0);
     for step in steps {
         match step {
             Step::Open { flash } if sessions.len() < 6 => {
+                let rate = if flash { 500 } else { 1000 };
                 let model = if flash {
                     "eleven_flash_v2_5"
                 } else {
                     "eleven_multilingual_v2"
                 };
                 let model = model.to_owned();
-                let asked = quota
-                    .admit(AdmissionRequest {
-                        model,
-                        ..request(&plans[0])
-                    })
-                    .await;
-                match asked {
-                    Ok(admission) => sessions.push((admission, if flash { 500 } else { 1000 }, 0)),
-                    Err(_) => prop_assert!(minute >= 1500 || milli_day + 1000 > 2_000_000),
+                let asked = AdmissionRequest {
+                    model,
+                    ..request(&plans[plan])
+                };
+                match quota.admit(asked).await {
+                    Ok(admission) => sessions.push((admission, rate)),
+                    Err(_) => {
+                        prop_assert!(minute >= PER_MINUTE[plan] || milli_day + rate > 2_000_000)
+                    }
                 }
             }
             Step::Charge {
                 session,
                 characters,
             } if session < sessions.len() => {
-                let (admission, rate, plan) = &mut sessions[session];
-                let limit = [1500, 900][*plan];
-                let fits =
-                    minute + characters <= limit && milli_day + characters * *rate <= 2_000_000;
+                let (admission, rate) = &mut sessions[session];
+                let fits = minute + characters <= PER_MINUTE[plan]
+                    && milli_day + characters * *rate <= 2_000_000;
                 let charged = admission.charge(characters).await;
                 prop_assert_eq!(
                     charged.is_ok(),
@@ -651,14 +704,16 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 place.clock.set(now_ms);
                 minute = 0;
             }
-            Step::Relimit { session, plan } if session < sessions.len() => {
-                sessions[session].0.set_limits(plans[plan].clone());
-                sessions[session].2 = plan;
+            Step::Reload { plan: other } => {
+                plan = other;
+                for (admission, _) in &mut sessions {
+                    admission.set_limits(plans[plan].clone());
+                }
             }
             _ => {}
         }
     }
-    for (admission, ..) in sessions {
+    for (admission, _) in sessions {
         settle(admission).await;
     }
     let day = WindowKey::at(Unit::Credits, Per::Day, now_ms);
@@ -668,31 +723,22 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// How long charging takes on the message path. Run with `--ignored --nocapture` in release mode.
-#[test]
-#[ignore = "a measurement"]
-fn charging_from_a_block_is_fast() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+/// How long charging takes on the message path, the store's turns included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_median_message_does_not_meet_the_store() {
     let mut place = Place::sqlite();
     place.clock = WallClock::system();
-    place.config.reserve_ahead = 1_000_000;
-    let mut admission = runtime.block_on(async {
-        quota(&place)
-            .await
-            .admit(request(&per_day(1_000_000_000_000)))
-            .await
-            .unwrap()
-    });
-    let started = Instant::now();
-    let n = 100_000;
-    for _ in 0..n {
-        assert_eq!(admission.try_charge(7), Some(Ok(())));
+    let quota = quota(&place).await;
+    let mut admission = quota.admit(request(&per_day(1_000_000_000))).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..2000 {
+        let asked = Instant::now();
+        admission.charge(7).await.unwrap();
+        times.push(asked.elapsed());
     }
-    let each = started.elapsed() / n;
-    assert!(each < Duration::from_micros(50), "{each:?}");
-    std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!("{each:?} a message\n").as_bytes(),
-    )
-    .unwrap();
+    times.sort();
+    let median = times[times.len() / 2];
+    // A hundred times what it takes, and far below what a commit takes.
+    assert!(median < Duration::from_micros(50), "{median:?}");
+    settle(admission).await;
 }

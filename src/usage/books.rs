@@ -22,9 +22,6 @@ use super::{
 };
 use crate::ids::{ClientId, SessionId};
 
-/// How long a store may take over one request of a session.
-const DEADLINE: Duration = Duration::from_millis(250);
-
 /// How long it may take over each step of getting to know this process again.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -398,15 +395,15 @@ impl Books {
             self.counters.rejected.fetch_add(1, Ordering::Relaxed);
             return Err(Unavailable { maybe_done: false });
         }
-        match self.ask(operation, DEADLINE, ask()).await {
+        match self.ask(operation, self.store.deadline(), ask()).await {
             Err(StoreError::Estranged) => {
                 // Others need not find out the same; the background work goes on if time runs out.
                 self.counters.up.store(false, Ordering::Relaxed);
-                match timeout(DEADLINE, self.recover()).await {
+                match timeout(self.store.deadline(), self.recover()).await {
                     Ok(recovered) => recovered?,
                     Err(_) => return Err(self.fail(operation, &StoreError::Estranged)),
                 }
-                let again = self.ask(operation, DEADLINE, ask()).await;
+                let again = self.ask(operation, self.store.deadline(), ask()).await;
                 again.map_err(|error| self.fail(operation, &error))
             }
             Err(error) => Err(self.fail(operation, &error)),
@@ -549,11 +546,22 @@ async fn keep(books: Weak<Books>, bell: Arc<Notify>) {
         return;
     };
     let (mut next_beat, mut next_prune) = (started, started);
+    let mut patience = Patience::default();
     while let Some(strong) = books.upgrade() {
+        let relapsed = !strong.is_up() && patience.has_relapsed();
+        if relapsed {
+            drop(strong);
+            tokio::time::sleep(patience.longer()).await;
+            continue;
+        }
         if !strong.is_up() || next_beat <= Instant::now() {
             next_beat = Instant::now() + strong.lease / 3;
+            let was_down = !strong.is_up();
             // A failure closes the books, and the next round tries again.
             if strong.recover().await.is_ok() {
+                if was_down {
+                    patience.recovered();
+                }
                 strong.sweep().await;
             }
         }
@@ -578,6 +586,38 @@ async fn keep(books: Weak<Books>, bell: Arc<Notify>) {
         } else {
             tokio::time::sleep(probe).await;
         }
+    }
+}
+
+/// How soon a store that failed is tried again. At once after a first failure; a store that keeps
+/// failing right after it came back, as on a disk that is almost full, is left alone for longer.
+#[derive(Default)]
+struct Patience {
+    recovered: Option<Instant>,
+    waited: bool,
+    relapses: u32,
+}
+
+impl Patience {
+    /// So long a store must have been up to count as sound.
+    const SOUND: Duration = Duration::from_secs(10);
+
+    fn has_relapsed(&self) -> bool {
+        !self.waited && self.recovered.is_some_and(|at| at.elapsed() < Self::SOUND)
+    }
+
+    fn longer(&mut self) -> Duration {
+        self.waited = true;
+        self.relapses = (self.relapses + 1).min(4);
+        PROBE / 2 * (1 << (self.relapses - 1))
+    }
+
+    fn recovered(&mut self) {
+        if self.recovered.is_some_and(|at| at.elapsed() >= Self::SOUND) {
+            self.relapses = 0;
+        }
+        self.recovered = Some(Instant::now());
+        self.waited = false;
     }
 }
 

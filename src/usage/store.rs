@@ -225,6 +225,12 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
+    /// How long it may take over one request of a session. No session may wait longer than 500 ms
+    /// for its refusal.
+    fn deadline(&self) -> Duration {
+        Duration::from_millis(250)
+    }
+
     /// Ends this process's lease, so that nobody waits for it to run out.
     fn close(&self) -> Boxed<'_, ()>;
 }

@@ -386,7 +386,7 @@ async fn blocks_shrink_with_what_is_left(place: Place) {
         {
             Reserved::Granted(more) => {
                 let left = 31_000 - granted;
-                assert_eq!(more, 10 + ((left - 10) / 16).min(1000));
+                assert_eq!(more, 10 + ((left - 10) / 32).min(1000));
                 granted += more;
             }
             Reserved::Short { used, .. } => {

@@ -153,8 +153,8 @@ impl Charge {
 }
 
 /// A session reserves ahead at most this part of its share of what is left. All sessions of a
-/// client together then hold at most a sixteenth of it unspent, and near the limit nothing.
-pub(crate) const AHEAD_SHARE: u64 = 16;
+/// client together then hold about a thirty-second of it unspent, and near the limit nothing.
+pub(crate) const AHEAD_SHARE: u64 = 32;
 
 /// The most that any block may hold, so that no counter can overflow.
 const MOST: u64 = 1 << 40;

@@ -317,6 +317,11 @@ impl Store for Sqlite {
         self.read(move |db| ops::revoked(db, now_ms))
     }
 
+    /// Longer than Redis has: a disk that is busy with something else takes a while to sync.
+    fn deadline(&self) -> Duration {
+        Duration::from_millis(400)
+    }
+
     fn close(&self) -> Boxed<'_, ()> {
         let owner = self.owner.clone();
         self.write(move |db| {
