@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::frame::{CLOSE, Frame};
 use crate::support::http::Request;
-use crate::support::{Event, NOTICED, PATH, Peer, TestRelay, Upstream, session};
+use crate::support::{Event, PATH, PROMPTLY, Peer, TestRelay, Upstream, session};
 
 #[test]
 fn all_audio_after_the_end_of_text_arrives() {
@@ -45,7 +45,7 @@ fn a_client_that_half_closes_is_gone() {
     conn.hear();
     // A TCP FIN without a close frame: the client is gone, and upstream must not go on charging.
     client.wire().half_close();
-    conn.wire().wait_for_end(NOTICED);
+    conn.wire().wait_for_end(PROMPTLY);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn the_clients_empty_close_ends_both_legs() {
     client.expect_gone();
     let (_, close) = conn.hear_out();
     assert!(close.is_some(), "upstream is told");
-    conn.wire().wait_for_end(NOTICED);
+    conn.wire().wait_for_end(PROMPTLY);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_client_that_vanishes_closes_upstream_at_once() {
         // A close frame may come first; no message that the client did not send may.
         let (heard, _) = conn.hear_out();
         assert_eq!(heard, [""; 0]);
-        assert!(since.elapsed() < NOTICED, "after {:?}", since.elapsed());
+        assert!(since.elapsed() < PROMPTLY, "after {:?}", since.elapsed());
         relay.wait_until_idle();
     }
 }
@@ -181,7 +181,7 @@ fn a_client_that_vanishes_during_the_dial_leaves_nothing_behind() {
     client.write(&relay.authorized(PATH).encode());
     let mut conn = upstream.next();
     client.reset();
-    match conn.wire().event_within(NOTICED) {
+    match conn.wire().event_within(PROMPTLY) {
         Some(Event::Eof | Event::Reset) => {}
         other => panic!("the relay stays at upstream: {other:?}"),
     }
