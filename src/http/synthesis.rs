@@ -4,7 +4,6 @@
 //! all text is charged, white space too, since nothing here is a keepalive.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -16,6 +15,7 @@ use secrecy::SecretString;
 use super::exchange::{Exchange, Presence};
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::{invalid_body, response};
+use super::refused::{self, Wish};
 use super::{body, identify};
 use crate::auth::Identity;
 use crate::ids::VoiceId;
@@ -27,7 +27,6 @@ use crate::protocol::{
 use crate::quota::{AdmissionRequest, Limits, Refusal};
 use crate::session::{Facts, Tap};
 use crate::upstream::HttpRequest;
-use crate::usage::LedgerRow;
 
 /// What upstream reads a body as. What was counted was read as JSON, so nothing else may stand here.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -45,16 +44,6 @@ enum Refused {
     Body(InvalidMessage),
 }
 
-/// What a request asks for, as far as it is known; the ledger has it of refused requests too.
-#[derive(Default)]
-struct Wish {
-    voice: String,
-    model: String,
-    format: String,
-    characters: u64,
-    bytes: u64,
-}
-
 /// Answers a request for speech.
 pub(super) async fn answer(
     gateway: Arc<Gateway>,
@@ -66,7 +55,8 @@ pub(super) async fn answer(
     let identity = match identify::speaker(&gateway, &ask, &head.headers, path_token).await {
         Ok(identity) => identity,
         Err(problem) => {
-            log_refusal(&ask, None, &problem);
+            let wish = Wish::default();
+            refused::note(&gateway, &ask, None, wish, &problem.error, problem.status);
             return response(&problem, ask.id);
         }
     };
@@ -190,8 +180,9 @@ pub(super) fn path_and_query(
     if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") }
 }
 
-/// A narrowed token lists voices as the client writes them, in the path or in the body. What cannot
-/// be read there is upstream's to judge, unless there is a list to hold it against.
+/// Holds the voices in the path and in the body against the plan's list and that of a narrowed
+/// token, which may name a voice or its alias. What cannot be read is upstream's to judge, unless
+/// there is a list.
 fn check_voices(
     limits: &Limits,
     identity: &Identity,
@@ -199,16 +190,22 @@ fn check_voices(
     message: &ClientMessage<'_>,
 ) -> Result<(), Refusal> {
     let narrowing = identity.narrowing.as_ref().filter(|narrowing| narrowing.voices.is_some());
-    let is_listed = |voice: &VoiceId| narrowing.is_none_or(|narrowing| narrowing.allows_voice(voice));
-    let is_allowed = |voice: &str| {
-        limits.resolve_named(voice).is_ok()
-            && (narrowing.is_none() || VoiceId::parse(voice).is_ok_and(|voice| is_listed(&voice)))
-    };
     let has_list = limits.restricts_voices() || narrowing.is_some();
-    let is_allowed = ask.voice.as_ref().is_none_or(is_listed)
-        && !(message.has_unreadable_voices && has_list)
-        && message.voice_ids().all(is_allowed);
-    if is_allowed { Ok(()) } else { Err(Refusal::Voice) }
+    if message.has_unreadable_voices && has_list {
+        return Err(Refusal::Voice);
+    }
+    let is_listed = |voice: &str| {
+        let voice = VoiceId::parse(voice);
+        narrowing.is_none_or(|narrowing| voice.is_ok_and(|voice| narrowing.allows_voice(&voice)))
+    };
+    let asked = ask.voice.as_ref().map(VoiceId::as_str);
+    for asked in asked.into_iter().chain(message.voice_ids()) {
+        let real = limits.resolve_named(asked)?.unwrap_or(asked);
+        if !is_listed(asked) && !is_listed(real) {
+            return Err(Refusal::Voice);
+        }
+    }
+    Ok(())
 }
 
 /// The body to send instead, when it named a credential or a voice's alias, or the plan forces
@@ -276,49 +273,9 @@ fn refuse(
         Refused::Body(invalid) => invalid_body(invalid, ask.id),
         Refused::Problem(_) | Refused::Quota(_) => response(&problem, ask.id),
     };
-    log_refusal(ask, Some(identity), &problem);
-    let now = unix_ms(SystemTime::now());
-    gateway.parts.quota.record_refused(LedgerRow {
-        session: ask.id,
-        client: identity.client.clone(),
-        plan: Arc::clone(&identity.plan),
-        endpoint: ask.endpoint.as_str(),
-        voice: wish.voice,
-        model: wish.model,
-        format: wish.format,
-        started_ms: now - i64::try_from(ask.started.elapsed().as_millis()).unwrap_or(0),
-        ended_ms: now,
-        characters_asked: wish.characters,
-        characters_forwarded: 0,
-        characters_refused: wish.characters,
-        milli_credits: 0,
-        audio_ms: 0,
-        messages_up: u64::from(wish.bytes > 0),
-        messages_down: 0,
-        bytes_up: wish.bytes,
-        bytes_down: 0,
-        first_audio_ms: None,
-        ending: problem.error.into_owned(),
-        close_code: response.status().as_u16(),
-        trace_id: None,
-    });
+    let status = response.status().as_u16();
+    refused::note(gateway, ask, Some(identity), wish, &problem.error, status);
     response
-}
-
-fn log_refusal(ask: &Ask, identity: Option<&Identity>, problem: &Problem) {
-    tracing::info!(
-        session = %ask.id,
-        client = identity.map(|identity| identity.client.as_str()),
-        endpoint = ask.endpoint.as_str(),
-        ending = &*problem.error,
-        status = problem.status,
-        "request refused",
-    );
-}
-
-fn unix_ms(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl From<Problem> for Refused {
