@@ -271,7 +271,11 @@ impl Problem {
     /// A path that is served, asked for with another method.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::refused("method_not_allowed", 405, "This path takes another method; see Allow.")
+        Self::refused(
+            "method_not_allowed",
+            405,
+            "This path takes another method; see Allow.",
+        )
     }
 
     /// The operator ended the session.
