@@ -271,7 +271,11 @@ impl Problem {
     /// A path that is served, asked for with another method.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::refused("method_not_allowed", 405, "This path takes another method; see Allow.")
+        Self::refused(
+            "method_not_allowed",
+            405,
+            "This path takes another method; see Allow.",
+        )
     }
 
     /// The operator ended the session.
@@ -358,7 +362,9 @@ impl Problem {
         match (status, code.as_deref()) {
             (_, Some("quota_exceeded")) => Self::upstream_quota_exceeded(),
             (_, Some("invalid_api_key" | "needs_authorization" | "missing_permissions"))
-            | (401, Some("unauthorized") | None) => Self::upstream_auth_failed(),
+            // ElevenLabs names what is wrong with a request; a 403 without a word is about who asks.
+            | (401, Some("unauthorized") | None)
+            | (403, None) => Self::upstream_auth_failed(),
             (400..=599, _) => Self::upstream_refused(
                 status,
                 code.unwrap_or_else(|| "upstream_error".to_owned()),

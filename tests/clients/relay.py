@@ -46,7 +46,7 @@ class Relay:
     """Started by `with`, and stopped at its end."""
 
     def __init__(self, binary, tls):
-        self.binary, self.tls = binary, tls
+        self.binary, self.tls = Path(binary).resolve(), tls
         self.folder = Path(tempfile.mkdtemp(prefix="xi-relay-clients-"))
         self.lines = []
 

@@ -35,7 +35,7 @@ fn all_audio_after_the_end_of_text_arrives() {
 }
 
 #[test]
-fn audio_arrives_after_the_client_half_closed() {
+fn a_client_that_half_closes_is_gone() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(upstream.address, "");
     let (mut client, mut conn) = session(&relay, &upstream);
@@ -44,10 +44,8 @@ fn audio_arrives_after_the_client_half_closed() {
     conn.hear();
     conn.hear();
     // A TCP FIN without a close frame: the client is gone, and upstream must not go on charging.
-    let since = Instant::now();
     client.wire().half_close();
     conn.wire().wait_for_end(PROMPTLY);
-    assert!(since.elapsed() < PROMPTLY);
 }
 
 #[test]
@@ -170,7 +168,7 @@ fn a_client_that_vanishes_closes_upstream_at_once() {
         // A close frame may come first; no message that the client did not send may.
         let (heard, _) = conn.hear_out();
         assert_eq!(heard, [""; 0]);
-        assert!(since.elapsed() < PROMPTLY);
+        assert!(since.elapsed() < PROMPTLY, "after {:?}", since.elapsed());
         relay.wait_until_idle();
     }
 }

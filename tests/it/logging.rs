@@ -1,9 +1,7 @@
 //! The log: one line for each message, one for each session, and never a reason to wait.
 
-use std::time::Instant;
-
 use crate::support::frame::Frame;
-use crate::support::{PATIENCE, TestRelay, Upstream, eventually, session};
+use crate::support::{TestRelay, Upstream, session};
 
 #[test]
 fn every_message_has_one_line() {
@@ -89,7 +87,6 @@ fn a_log_reader_that_stalls_slows_nothing() {
     relay.stall_log();
     let before = relay.memory_kb();
     let message = r#"{"text":"x "}"#;
-    let since = Instant::now();
     // Some 20 MB of log: far more than a pipe and a bounded buffer hold.
     const ROUNDS: usize = 200;
     for _ in 0..ROUNDS {
@@ -99,19 +96,20 @@ fn a_log_reader_that_stalls_slows_nothing() {
             assert_eq!(conn.hear(), message);
         }
     }
-    assert!(since.elapsed() < PATIENCE * 4, "took {:?}", since.elapsed());
     assert_eq!(relay.operator("GET", "/healthz").status, 200);
     let dropped = relay.metric("xi_relay_log_lines_dropped_total");
     assert!(dropped.is_some_and(|n| n > 0.0), "{dropped:?}");
     let grown = relay.memory_kb().saturating_sub(before);
     assert!(grown < 24 * 1024, "grew by {grown} kB");
 
+    // Once what was kept is out, the log says what was not, and goes on.
     relay.resume_log();
+    relay.expect_log("lines were dropped", |line| {
+        line["dropped"].as_u64() > Some(0)
+    });
     conn.send(Frame::close(1000, ""));
     client.expect_close(1000);
-    eventually("the log goes on", || {
-        relay.log_text().contains("session ended").then_some(())
-    });
+    relay.expect_log("the summary", |line| line["message"] == "session ended");
 }
 
 #[test]

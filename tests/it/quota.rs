@@ -72,7 +72,11 @@ fn spend(address: SocketAddr, request: &[u8], n: usize) -> Option<String> {
 #[track_caller]
 fn expect_refusals(ends: impl IntoIterator<Item = Option<String>>, limit: usize) {
     let (refused, whole): (Vec<_>, Vec<_>) = ends.into_iter().partition(Option::is_some);
-    assert!(whole.len() <= limit / 3_500, "{} were refused nothing", whole.len());
+    assert!(
+        whole.len() <= limit / 3_500,
+        "{} were refused nothing",
+        whole.len()
+    );
     for refusal in refused.into_iter().flatten() {
         assert!(refusal.contains("quota_exceeded"), "{refusal}");
     }

@@ -40,11 +40,19 @@ fn a_hundred_live_sessions_are_drained() {
     std::thread::sleep(Duration::from_secs(8).saturating_sub(since.elapsed()));
     for (client, _) in &mut sessions {
         let is_told = client.wire().hears_within(Duration::from_millis(1));
-        assert!(!is_told || since.elapsed() >= last_tenth, "told after {:?}", since.elapsed());
+        assert!(
+            !is_told || since.elapsed() >= last_tenth,
+            "told after {:?}",
+            since.elapsed()
+        );
     }
     for (client, _) in &mut sessions {
         client.expect_refusal("service_restart", 1012);
-        assert!(since.elapsed() >= last_tenth, "told after {:?}", since.elapsed());
+        assert!(
+            since.elapsed() >= last_tenth,
+            "told after {:?}",
+            since.elapsed()
+        );
     }
     let status = relay.wait(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0), "{status}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::http::{KEY, Request, Response};
 use crate::support::relay::TOKEN;
-use crate::support::{PATH, PROMPTLY, Peer, TestRelay, Upstream, Wire};
+use crate::support::{PATH, PATIENCE, Peer, TestRelay, Upstream, Wire};
 
 /// A relay whose upstream must never be asked for anything.
 struct Refusing {
@@ -239,7 +239,7 @@ fn what_is_not_http_is_400_or_cut() {
         let mut wire = Wire::connect(it.relay.address);
         wire.write(bytes);
         wire.half_close();
-        wire.wait_for_end(PROMPTLY);
+        wire.wait_for_end(PATIENCE);
         let answer = String::from_utf8_lossy(&wire.received()).into_owned();
         assert!(
             answer.is_empty()

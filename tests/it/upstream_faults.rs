@@ -250,7 +250,7 @@ fn our_own_faults_upstream_are_not_the_clients() {
             "upstream_auth_failed",
         ),
         (
-            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 52\r\n\r\n\
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 53\r\n\r\n\
              {\"detail\":{\"status\":\"quota_exceeded\",\"message\":\"no\"}}",
             "upstream_quota_exceeded",
         ),

@@ -251,6 +251,7 @@ fn what_upstream_refuses_is_told_to_whom_it_concerns() {
         false,
     );
     refused(401, "", "upstream_auth_failed", 1011, 502, false);
+    refused(403, "{}", "upstream_auth_failed", 1011, 502, false);
     refused(
         401,
         &body("detected_unusual_activity"),

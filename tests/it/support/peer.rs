@@ -33,6 +33,11 @@ impl Peer {
 
     /// An upstream that has read one request head; `None` if the relay left before it was whole.
     pub fn serve(stream: TcpStream) -> Option<Self> {
+        // The relay may keep connections ready for which it has no request yet.
+        stream.set_read_timeout(None).ok()?;
+        if !matches!(stream.peek(&mut [0]), Ok(1)) {
+            return None;
+        }
         let mut wire = Wire::new(stream);
         let head = Head::read(&mut wire)?;
         Some(Self {
