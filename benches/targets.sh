@@ -208,7 +208,7 @@ plan = "default"
 
 [plans.default]
 max_concurrent_sessions = 1000000
-max_messages_per_second = 1000000
+max_messages_per_second = 100000
 windows = [{ unit = "characters", limit = 1000000000000000, per = "day" }]
 
 [usage]

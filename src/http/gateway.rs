@@ -66,9 +66,9 @@ pub struct Gateway {
     pub(super) unauthenticated: Arc<Semaphore>,
     /// One permit for each session upstream on the dialogue sockets.
     pub(super) dialogue_slots: Arc<Semaphore>,
-    pub(super) connections: ConnectionBuckets,
     /// One permit for each of upstream's lists that may be held in memory.
     pub(super) lookups: Semaphore,
+    pub(super) connections: ConnectionBuckets,
     sockets: AtomicUsize,
     sockets_closed: Notify,
     draining: AtomicBool,
@@ -96,13 +96,13 @@ impl Gateway {
             plans: ArcSwap::from_pointee(parts.plans.clone()),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
             dialogue_slots: Arc::new(Semaphore::new(parts.max_dialogue_sessions)),
+            lookups: Semaphore::new(MAX_LOOKUPS),
             connections: ConnectionBuckets::new(
                 parts.config.connections_per_second,
                 parts.config.connection_burst,
                 std::time::Instant::now(),
             ),
             secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
-            lookups: Semaphore::new(MAX_LOOKUPS),
             sockets: AtomicUsize::new(0),
             sockets_closed: Notify::new(),
             draining: AtomicBool::new(false),

@@ -71,13 +71,6 @@ impl CallerRules {
     }
 }
 
-/// Whether a plan's own list of pages, empty for no list, allows the page that a request comes
-/// from, `None` for one that comes from no browser.
-#[must_use]
-pub fn plan_allows(origins: &[Origin], origin: Option<&Origin>) -> bool {
-    origins.is_empty() || origin.is_none_or(|origin| origins.contains(origin))
-}
-
 /// The pages that may call: origins by name, or `*` for any but `null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
@@ -436,16 +429,6 @@ mod tests {
         let origin = ("origin", "http://localhost");
         let twice = [("host", "localhost"), origin, origin];
         assert_eq!(check(&twice), Err(CallerError::Malformed));
-    }
-
-    #[test]
-    fn a_plans_list_narrows_what_browsers_may_do() {
-        let listed = [Origin::parse("https://app.example.com").unwrap()];
-        let other = Origin::parse("https://other.example.com").unwrap();
-        assert!(plan_allows(&listed, Some(&listed[0])));
-        assert!(!plan_allows(&listed, Some(&other)));
-        assert!(plan_allows(&listed, None));
-        assert!(plan_allows(&[], Some(&other)));
     }
 
     #[test]
