@@ -25,7 +25,10 @@ pub(super) async fn answer(
     let (quota, client) = (&gateway.parts.quota, &identity.client);
     let body = match ask.endpoint {
         Endpoint::User => quota.user(client, &limits).await.map(|user| json(&user)),
-        _ => quota.subscription(client, &limits).await.map(|subscription| json(&subscription)),
+        _ => quota
+            .subscription(client, &limits)
+            .await
+            .map(|subscription| json(&subscription)),
     };
     let body = body.map_err(|refusal: Refusal| Problem::from(&refusal))?;
     let mut response = Response::new(Body::from(body));

@@ -26,7 +26,9 @@ pub(super) async fn read(
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err(Problem::message_too_big(max_bytes as u64))
         }
-        Ok(Err(_)) => Err(Problem::invalid_request("The request body broke off; send it whole.")),
+        Ok(Err(_)) => Err(Problem::invalid_request(
+            "The request body broke off; send it whole.",
+        )),
         Err(_) => Err(Problem {
             status: 408,
             ..Problem::invalid_request("The request body took too long; send it in one go.")

@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderName, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, ORIGIN, VARY,
 };
 use http::{HeaderMap, Method, StatusCode};
 
@@ -35,7 +35,10 @@ pub(super) fn preflight(method: &Method, headers: &HeaderMap) -> Response {
     answer.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
     answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.unwrap_or(USUAL_HEADERS));
     answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-    for header in [ACCESS_CONTROL_REQUEST_METHOD, ACCESS_CONTROL_REQUEST_HEADERS] {
+    for header in [
+        ACCESS_CONTROL_REQUEST_METHOD,
+        ACCESS_CONTROL_REQUEST_HEADERS,
+    ] {
         answer.append(VARY, HeaderValue::from(header));
     }
     response
@@ -46,5 +49,5 @@ pub(super) fn let_read(response: &mut Response, origin: &HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
-    headers.append(VARY, HeaderValue::from(HeaderName::from(ORIGIN)));
+    headers.append(VARY, HeaderValue::from(ORIGIN));
 }

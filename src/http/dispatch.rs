@@ -57,7 +57,10 @@ async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Resp
         Err(problem) => response(&problem, id),
     };
     let endpoint = endpoint.map_or("none", Endpoint::as_str);
-    metrics.http_requests.with([endpoint, response.status().as_str()]).inc();
+    metrics
+        .http_requests
+        .with([endpoint, response.status().as_str()])
+        .inc();
     response
 }
 
@@ -69,14 +72,24 @@ fn admit(
     started: Instant,
 ) -> Result<Caller, Problem> {
     let parts = &gateway.parts;
-    let &Remote(peer) = head.extensions.get::<Remote>().ok_or_else(Problem::system_busy)?;
+    let &Remote(peer) = head
+        .extensions
+        .get::<Remote>()
+        .ok_or_else(Problem::system_busy)?;
     let remote = remote_address(peer, &head.headers, &parts.config.trusted_proxies);
     gateway
         .connections
         .take(remote, started.into_std())
         .map_err(|wait| Problem::rate_limit_exceeded().retry_after(wait.as_secs() + 1))?;
-    let origin = parts.callers.check(&head.headers, parts.directory.is_open())?;
-    Ok(Caller { id, remote, origin, started })
+    let origin = parts
+        .callers
+        .check(&head.headers, parts.directory.is_open())?;
+    Ok(Caller {
+        id,
+        remote,
+        origin,
+        started,
+    })
 }
 
 async fn answer(
@@ -90,7 +103,11 @@ async fn answer(
     let Some(route) = route else {
         return response(&Problem::not_found(), id);
     };
-    let Route { endpoint, voice, token } = route;
+    let Route {
+        endpoint,
+        voice,
+        token,
+    } = route;
     let method = endpoint.method();
     if !endpoint.is_socket() && cors::is_preflight(&head.method, &head.headers) {
         return cors::preflight(&method, &head.headers);
@@ -105,9 +122,22 @@ async fn answer(
     if gateway.is_draining() {
         return response(&Problem::service_restart(), id);
     }
-    let Caller { remote, origin, started, .. } = caller;
+    let Caller {
+        remote,
+        origin,
+        started,
+        ..
+    } = caller;
     let query = Query::parse(head.uri.query().unwrap_or_default());
-    let ask = Ask { id, endpoint, voice, query, remote, origin, started };
+    let ask = Ask {
+        id,
+        endpoint,
+        voice,
+        query,
+        remote,
+        origin,
+        started,
+    };
     if endpoint.is_socket() {
         return socket::answer(gateway, ask, token, head).await;
     }

@@ -80,21 +80,42 @@ impl Exchange {
         let id = self.presence.registration.live().id;
         let (head, answered) = oneshot::channel();
         tokio::spawn(self.run(head));
-        answered.await.unwrap_or_else(|_| response(&Problem::system_busy(), id))
+        answered
+            .await
+            .unwrap_or_else(|_| response(&Problem::system_busy(), id))
     }
 
     async fn run(self, mut head: oneshot::Sender<Response>) {
-        let Self { gateway, mut admission, mut tap, mut facts, .. } = self;
+        let Self {
+            gateway,
+            mut admission,
+            mut tap,
+            mut facts,
+            ..
+        } = self;
         let live = Arc::clone(self.presence.registration.live());
         let presence = Arc::new(self.presence);
         let metrics = &gateway.parts.metrics;
         let _live_gauges = metrics.enter_session(live.identity.client.as_str());
-        metrics.sessions_started.with([live.endpoint.as_str()]).inc();
+        metrics
+            .sessions_started
+            .with([live.endpoint.as_str()])
+            .inc();
 
         let mut ended = pin!(ended(&live, self.deadline, self.expiry));
-        let mut up = Up { upstream: &gateway.parts.upstream, live: &live, head: &mut head };
-        let answered =
-            up.forward(&mut admission, self.characters, self.request, ended.as_mut()).await;
+        let mut up = Up {
+            upstream: &gateway.parts.upstream,
+            live: &live,
+            head: &mut head,
+        };
+        let answered = up
+            .forward(
+                &mut admission,
+                self.characters,
+                self.request,
+                ended.as_mut(),
+            )
+            .await;
         match admission.charged() {
             0 => tap.refused(self.characters),
             charged => tap.forwarded(charged),
@@ -103,7 +124,11 @@ impl Exchange {
         let (end, parting) = match answered {
             Err(end) => {
                 let problem = end.problem();
-                facts.status = Some(problem.as_ref().map_or(CLIENT_GONE, |problem| problem.status));
+                facts.status = Some(
+                    problem
+                        .as_ref()
+                        .map_or(CLIENT_GONE, |problem| problem.status),
+                );
                 let parting = problem.map_or(Parting::Nothing, |problem| {
                     Parting::Answer(head, response(&problem, live.id))
                 });
@@ -114,14 +139,20 @@ impl Exchange {
                 let (response, problem) = error_response(&gateway, answer, live.id).await;
                 facts.status = Some(response.status().as_u16());
                 tap.on_answer_end(response.status().as_u16(), Instant::now());
-                (SessionEnd::Refused(problem), Parting::Answer(head, response))
+                (
+                    SessionEnd::Refused(problem),
+                    Parting::Answer(head, response),
+                )
             }
             Ok(answer) => {
                 let status = answer.status.as_u16();
                 facts.trace_id = trace_id(&answer);
                 facts.status = Some(status);
                 let (pieces, body) = mpsc::channel(1);
-                let to_client = ToClient { pieces, patience: gateway.parts.timing.write_timeout };
+                let to_client = ToClient {
+                    pieces,
+                    patience: gateway.parts.timing.write_timeout,
+                };
                 // The client may be gone, which the first piece will show.
                 let _ = head.send(streamed(&gateway, &answer, body, Arc::clone(&presence)));
                 let (end, last) = tokio::select! {
@@ -318,8 +349,14 @@ async fn ended(live: &Live, deadline: Instant, expiry: Option<(Instant, Problem)
 }
 
 fn completed() -> SessionEnd {
-    let close = Close { code: Some(1000), reason: String::new() };
-    SessionEnd::Closed { by: Side::Upstream, close }
+    let close = Close {
+        code: Some(1000),
+        reason: String::new(),
+    };
+    SessionEnd::Closed {
+        by: Side::Upstream,
+        close,
+    }
 }
 
 fn is_complete(end: &SessionEnd) -> bool {
@@ -327,7 +364,13 @@ fn is_complete(end: &SessionEnd) -> bool {
 }
 
 fn content_length(answer: &HttpAnswer) -> Option<u64> {
-    let length = answer.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    let length = answer
+        .headers
+        .get(CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
     // An empty body is told by its end.
     (length > 0).then_some(length)
 }

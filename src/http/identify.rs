@@ -31,7 +31,10 @@ pub(super) async fn visitor(
     path_token: Option<SecretString>,
 ) -> Result<(Identity, Arc<Limits>), Problem> {
     let credential = credential(ask, headers, path_token);
-    if credential.as_ref().is_some_and(|shown| shown.name == CredentialName::SingleUseToken) {
+    if credential
+        .as_ref()
+        .is_some_and(|shown| shown.name == CredentialName::SingleUseToken)
+    {
         return Err(Problem {
             error: "missing_permissions".into(),
             message: "A single-use token opens one session; use the client's own token here."
@@ -51,7 +54,11 @@ pub(super) fn check_page(ask: &Ask, identity: &Identity, limits: &Limits) -> Res
     let narrowing = identity.narrowing.as_ref();
     let is_allowed = page.is_none_or(|page| limits.allows_origin(page.as_str()))
         && narrowing.is_none_or(|narrowing| narrowing.allows_origin(page));
-    if is_allowed { Ok(()) } else { Err(Problem::origin_not_allowed()) }
+    if is_allowed {
+        Ok(())
+    } else {
+        Err(Problem::origin_not_allowed())
+    }
 }
 
 fn credential(
@@ -61,5 +68,10 @@ fn credential(
 ) -> Option<Credential> {
     protocol::header_credential(headers)
         .or_else(|| ask.query.credentials().first().cloned())
-        .or_else(|| path_token.map(|token| Credential { name: CredentialName::ApiKey, token }))
+        .or_else(|| {
+            path_token.map(|token| Credential {
+                name: CredentialName::ApiKey,
+                token,
+            })
+        })
 }

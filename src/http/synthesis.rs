@@ -83,31 +83,46 @@ async fn prepare(
     let limits = gateway.limits(identity)?;
     identify::check_page(ask, identity, &limits)?;
     let mut query = ask.query.clone();
-    for (name, value) in limits.forced_parameters.iter().filter(|(name, _)| !is_body_field(name)) {
+    for (name, value) in limits
+        .forced_parameters
+        .iter()
+        .filter(|(name, _)| !is_body_field(name))
+    {
         query.set(name, value);
     }
     wish.format = match query.get("output_format") {
         Some(format) => format.into_owned(),
         None => DEFAULT_OUTPUT_FORMAT.to_owned(),
     };
-    let voice = ask.voice.as_ref().map(|asked| limits.resolve_voice(asked)).transpose()?;
+    let voice = ask
+        .voice
+        .as_ref()
+        .map(|asked| limits.resolve_voice(asked))
+        .transpose()?;
     wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
 
     let config = &gateway.parts.config;
     let original = body::read(body, config.max_body_bytes, config.body_timeout).await?;
     wish.bytes = original.len() as u64;
-    let dialect = ask.endpoint.dialect().expect("only endpoints that take text come here");
+    let dialect = ask
+        .endpoint
+        .dialect()
+        .expect("only endpoints that take text come here");
     let mut message = scan(dialect, &original).map_err(Refused::Body)?;
     message.characters = message.text_length;
     wish.characters = message.characters;
-    let forced_model = limits.forced_parameters.iter().find(|(name, _)| name == "model_id");
+    let forced_model = limits
+        .forced_parameters
+        .iter()
+        .find(|(name, _)| name == "model_id");
     wish.model = match (forced_model, &message.model) {
         (Some((_, forced)), _) => forced.clone(),
         (None, Some(model)) => model.as_ref().to_owned(),
         (None, None) => ask.endpoint.default_model().unwrap_or_default().to_owned(),
     };
     check_voices(&limits, identity, ask, &message)?;
-    let body = rewritten(&limits, &message, &original).map_or_else(|| original.clone(), Bytes::from);
+    let body =
+        rewritten(&limits, &message, &original).map_or_else(|| original.clone(), Bytes::from);
 
     let admission = gateway
         .parts
@@ -120,7 +135,10 @@ async fn prepare(
             voice: voice.clone(),
             model: wish.model.clone(),
             format: wish.format.clone(),
-            cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
+            cap: identity
+                .narrowing
+                .as_ref()
+                .and_then(|narrowing| narrowing.max_characters),
             streaming: false,
         })
         .await
@@ -171,13 +189,13 @@ async fn prepare(
 }
 
 /// The request target upstream, below the base URL.
-pub(super) fn path_and_query(
-    endpoint: Endpoint,
-    voice: Option<&VoiceId>,
-    query: &Query,
-) -> String {
+pub(super) fn path_and_query(endpoint: Endpoint, voice: Option<&VoiceId>, query: &Query) -> String {
     let path = endpoint.upstream_path(voice);
-    if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") }
+    if query.is_empty() {
+        path.into_owned()
+    } else {
+        format!("{path}?{query}")
+    }
 }
 
 /// Holds the voices in the path and in the body against the plan's list and that of a narrowed
@@ -189,7 +207,10 @@ fn check_voices(
     ask: &Ask,
     message: &ClientMessage<'_>,
 ) -> Result<(), Refusal> {
-    let narrowing = identity.narrowing.as_ref().filter(|narrowing| narrowing.voices.is_some());
+    let narrowing = identity
+        .narrowing
+        .as_ref()
+        .filter(|narrowing| narrowing.voices.is_some());
     let has_list = limits.restricts_voices() || narrowing.is_some();
     if message.has_unreadable_voices && has_list {
         return Err(Refusal::Voice);
@@ -211,7 +232,9 @@ fn check_voices(
 /// The body to send instead, when it named a credential or a voice's alias, or the plan forces
 /// something in it.
 fn rewritten(limits: &Limits, message: &ClientMessage<'_>, original: &[u8]) -> Option<Vec<u8>> {
-    let mut body = message.has_credentials.then(|| without_credentials(original));
+    let mut body = message
+        .has_credentials
+        .then(|| without_credentials(original));
     if message.voice_ids().next().is_some() {
         let voice_of = |voice: &str| limits.resolve_named(voice).ok().flatten();
         body = with_voices_rewritten(body.as_deref().unwrap_or(original), voice_of).or(body);
@@ -235,7 +258,12 @@ fn header(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
 fn content_type(headers: &HeaderMap) -> HeaderValue {
     header(headers, &CONTENT_TYPE)
         .filter(|value| {
-            let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+            let essence = value
+                .to_str()
+                .unwrap_or_default()
+                .split(';')
+                .next()
+                .unwrap_or_default();
             let essence = essence.trim().to_ascii_lowercase();
             essence == "application/json"
                 || (essence.starts_with("application/") && essence.ends_with("+json"))

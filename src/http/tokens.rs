@@ -28,7 +28,10 @@ pub(super) async fn mint(
     let (identity, _) = identify::visitor(gateway, ask, headers, path_token).await?;
     let parts = &gateway.parts;
     let narrowing = body::read(request_body, MAX_BODY_BYTES, parts.config.body_timeout).await?;
-    let minted = parts.directory.mint(&identity, &narrowing, SystemTime::now()).await?;
+    let minted = parts
+        .directory
+        .mint(&identity, &narrowing, SystemTime::now())
+        .await?;
     tracing::info!(
         session = %ask.id,
         client = %identity.client,

@@ -54,10 +54,14 @@ impl AudioMeter {
                     rest = &rest[end + 1..];
                 }
                 State::Seeking(n_seen) => {
-                    let Some((&byte, after)) = rest.split_first() else { return n_audio };
+                    let Some((&byte, after)) = rest.split_first() else {
+                        return n_audio;
+                    };
                     if *n_seen == 0 && byte != KEY[0] {
                         // The alignment is many times longer than the key: skip to where it may be.
-                        let Some(next) = memchr::memchr(KEY[0], rest) else { return n_audio };
+                        let Some(next) = memchr::memchr(KEY[0], rest) else {
+                            return n_audio;
+                        };
                         rest = &rest[next..];
                         continue;
                     }
@@ -72,7 +76,9 @@ impl AudioMeter {
                     rest = after;
                 }
                 State::Before => {
-                    let Some((&byte, after)) = rest.split_first() else { return n_audio };
+                    let Some((&byte, after)) = rest.split_first() else {
+                        return n_audio;
+                    };
                     self.0 = match byte {
                         b':' | b' ' | b'\t' | b'\r' | b'\n' => State::Before,
                         b'"' => State::Inside(0),
@@ -98,7 +104,11 @@ mod tests {
     fn check(body: &str, expected: u64) {
         for size in [1, 2, 3, 7, body.len().max(1)] {
             let mut meter = AudioMeter::json();
-            let counted: u64 = body.as_bytes().chunks(size).map(|piece| meter.count(piece)).sum();
+            let counted: u64 = body
+                .as_bytes()
+                .chunks(size)
+                .map(|piece| meter.count(piece))
+                .sum();
             assert_eq!(counted, expected, "{body} in pieces of {size}");
         }
     }
@@ -107,8 +117,14 @@ mod tests {
     fn audio_in_json_is_counted_wherever_its_pieces_end() {
         check(r#"{"audio_base64":"AAEC","alignment":null}"#, 3);
         check(r#"{"audio_base64" : "AAE=" }"#, 2);
-        check(r#"{"alignment":{"characters":["\"","a"]},"audio_base64":"AA=="}"#, 1);
-        check("{\"audio_base64\":\"AAEC\"}\n{\"audio_base64\":\"AAECAA==\"}\n", 7);
+        check(
+            r#"{"alignment":{"characters":["\"","a"]},"audio_base64":"AA=="}"#,
+            1,
+        );
+        check(
+            "{\"audio_base64\":\"AAEC\"}\n{\"audio_base64\":\"AAECAA==\"}\n",
+            7,
+        );
         check(r#"{"audio_base64":null,"x":"AAEC"}"#, 0);
         check(r#"{"audio_base64":""}"#, 0);
         check(r#"{"other":"audio_base64","more":"AAEC"}"#, 0);

@@ -78,7 +78,12 @@ mod tests {
             "7",
             r#" { "text" : "a", "seed":7, "x":[1 ,2] } "#,
         );
-        check(r#"{"text":"a"}"#, "language_code", "de", r#"{"language_code":"de","text":"a"}"#);
+        check(
+            r#"{"text":"a"}"#,
+            "language_code",
+            "de",
+            r#"{"language_code":"de","text":"a"}"#,
+        );
         check("{ }", "model_id", "m", r#"{"model_id":"m" }"#);
         check(r#"{"\u0073eed":null}"#, "seed", "7", r#"{"\u0073eed":7}"#);
         check(

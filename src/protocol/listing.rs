@@ -34,10 +34,7 @@ pub fn with_models_shown(body: &[u8], is_allowed: impl Fn(&str) -> bool) -> Opti
 /// `shown`, under the ids it says. A `total_count` follows by as much. None when it is not such a
 /// list.
 #[must_use]
-pub fn with_voices_shown<'a>(
-    body: &[u8],
-    shown: impl Fn(&str) -> Shown<'a>,
-) -> Option<Vec<u8>> {
+pub fn with_voices_shown<'a>(body: &[u8], shown: impl Fn(&str) -> Shown<'a>) -> Option<Vec<u8>> {
     serde_json::from_slice::<IgnoredAny>(body).ok()?;
     let mut list = None;
     let mut total = None;
@@ -53,7 +50,10 @@ pub fn with_voices_shown<'a>(
     let place = list?;
     let list = filter(body, place.clone(), "voice_id", shown)?;
     let total = total.and_then(|place| {
-        let total: u64 = std::str::from_utf8(&body[place.clone()]).ok()?.parse().ok()?;
+        let total: u64 = std::str::from_utf8(&body[place.clone()])
+            .ok()?
+            .parse()
+            .ok()?;
         let total = total.saturating_sub(list.n_before) + list.n_after;
         Some((place, total.to_string().into_bytes()))
     });
@@ -81,7 +81,9 @@ fn filter<'a>(
     let mut n_before = 0;
     for entry in elements(body, list)? {
         n_before += 1;
-        let Some((place, name)) = id_of(body, entry.clone(), id) else { continue };
+        let Some((place, name)) = id_of(body, entry.clone(), id) else {
+            continue;
+        };
         match shown(&name) {
             Shown::AsIs => entries.push(Cow::Borrowed(&body[entry])),
             Shown::Under(names) => entries.extend(names.into_iter().map(|name| {
@@ -94,7 +96,11 @@ fn filter<'a>(
     let mut bytes = vec![b'['];
     bytes.extend(entries.join(&b','));
     bytes.push(b']');
-    Some(Filtered { bytes, n_before, n_after: entries.len() as u64 })
+    Some(Filtered {
+        bytes,
+        n_before,
+        n_after: entries.len() as u64,
+    })
 }
 
 /// Where the entry's id stands, and what it is.
@@ -159,7 +165,10 @@ mod tests {
             ),
         );
         check(r#"{"voices":[]}"#, Some(r#"{"voices":[]}"#));
-        check(r#"{"voices":[{"voice_id":"\u006fpen"}]}"#, Some(r#"{"voices":[{"voice_id":"\u006fpen"}]}"#));
+        check(
+            r#"{"voices":[{"voice_id":"\u006fpen"}]}"#,
+            Some(r#"{"voices":[{"voice_id":"\u006fpen"}]}"#),
+        );
     }
 
     #[test]
@@ -190,7 +199,15 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_not_shown() {
-        for body in ["", "{", "[]", "null", "{}", r#"{"voices":null}"#, r#"{"voices":{}}"#] {
+        for body in [
+            "",
+            "{",
+            "[]",
+            "null",
+            "{}",
+            r#"{"voices":null}"#,
+            r#"{"voices":{}}"#,
+        ] {
             check(body, None);
         }
     }

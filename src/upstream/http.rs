@@ -160,7 +160,10 @@ impl HttpClient {
             head.insert(API_KEY, api_key);
         }
         head.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        head.insert(ACCEPT, request.accept.unwrap_or(HeaderValue::from_static("*/*")));
+        head.insert(
+            ACCEPT,
+            request.accept.unwrap_or(HeaderValue::from_static("*/*")),
+        );
         let body = match request.body {
             Some((content_type, body)) => {
                 head.insert(CONTENT_TYPE, content_type);
@@ -255,3 +258,6 @@ impl Connection for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,10 @@ fn lists_show_what_the_plan_allows() {
     }
     let models = r#"[{"model_id":"eleven_v3"},{"model_id":"eleven_flash_v2_5","name":"F"}]"#;
     let answer = look_up(&relay, &upstream, &get("/v1/models"), "/v1/models", models);
-    assert_eq!(answer.text(), r#"[{"model_id":"eleven_flash_v2_5","name":"F"}]"#);
+    assert_eq!(
+        answer.text(),
+        r#"[{"model_id":"eleven_flash_v2_5","name":"F"}]"#
+    );
 }
 
 #[test]
@@ -97,9 +100,17 @@ fn an_account_is_the_clients_own() {
     assert_eq!(subscription["tier"], "default");
     assert_eq!(subscription["character_count"], 0);
     assert_eq!(subscription["character_limit"], 1000);
-    assert!(subscription["next_character_count_reset_unix"].as_i64().unwrap() > 1_700_000_000);
+    assert!(
+        subscription["next_character_count_reset_unix"]
+            .as_i64()
+            .unwrap()
+            > 1_700_000_000
+    );
     let user = get("/v1/user").send(relay.address).json();
-    assert_eq!((&user["user_id"], &user["subscription"]), (&json!("web"), &subscription));
+    assert_eq!(
+        (&user["user_id"], &user["subscription"]),
+        (&json!("web"), &subscription)
+    );
     upstream.expect_none(Duration::from_millis(50));
 }
 
@@ -116,9 +127,18 @@ fn nothing_else_can_be_looked_up() {
         ("GET", "/v1/workspace", 404),
     ] {
         let request = Request::plain(method, target).with("xi-api-key", TOKEN);
-        assert_eq!(request.send(relay.address).status, status, "{method} {target}");
+        assert_eq!(
+            request.send(relay.address).status,
+            status,
+            "{method} {target}"
+        );
     }
-    for path in ["/v1/voices", "/v1/models", "/v1/user", "/v1/user/subscription"] {
+    for path in [
+        "/v1/voices",
+        "/v1/models",
+        "/v1/user",
+        "/v1/user/subscription",
+    ] {
         let request = Request::plain("GET", path);
         let code = |answer: Response| -> Value { answer.json()["detail"]["code"].clone() };
         assert_eq!(code(request.send(relay.address)), "needs_authorization");

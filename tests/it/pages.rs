@@ -17,7 +17,10 @@ fn preflight(target: &str, origin: &str) -> Request {
     Request::plain("OPTIONS", target)
         .with("Origin", origin)
         .with("Access-Control-Request-Method", "POST")
-        .with("Access-Control-Request-Headers", "content-type,x-fern-sdk-name,xi-api-key")
+        .with(
+            "Access-Control-Request-Headers",
+            "content-type,x-fern-sdk-name,xi-api-key",
+        )
 }
 
 #[test]
@@ -40,16 +43,23 @@ fn pages_of_the_list_are_answered_and_others_are_not() {
         assert_eq!(answer.status, 403);
         assert_eq!(answer.head.get("access-control-allow-origin"), None);
     }
-    assert_eq!(preflight("/v1/history", PAGE).send(relay.address).status, 404);
+    assert_eq!(
+        preflight("/v1/history", PAGE).send(relay.address).status,
+        404
+    );
 
     // A page reads refusals too, and every header of an answer.
-    let refused = Request::plain("POST", STREAM).with("Origin", PAGE).json("{}");
+    let refused = Request::plain("POST", STREAM)
+        .with("Origin", PAGE)
+        .json("{}");
     let refused = refused.send(relay.address);
     assert_eq!(refused.status, 401);
     assert_eq!(refused.head.get("access-control-allow-origin"), Some(PAGE));
 
     let mut client = Peer::dial(relay.address);
-    let request = Request::plain("POST", STREAM).with("Origin", PAGE).with("xi-api-key", TOKEN);
+    let request = Request::plain("POST", STREAM)
+        .with("Origin", PAGE)
+        .with("xi-api-key", TOKEN);
     client.write(&request.json(r#"{"text":"a"}"#).encode());
     let mut conn = upstream.next();
     conn.write(
@@ -60,8 +70,16 @@ fn pages_of_the_list_are_answered_and_others_are_not() {
     assert_eq!(answer.head.all("access-control-expose-headers"), ["*"]);
     assert_eq!(answer.head.all("vary"), ["accept", "origin"]);
     // Who is no page is told nothing about pages.
-    let plain = Request::plain("GET", "/v1/user").with("xi-api-key", TOKEN).send(relay.address);
-    assert!(!plain.head.raw.to_ascii_lowercase().contains("access-control"));
+    let plain = Request::plain("GET", "/v1/user")
+        .with("xi-api-key", TOKEN)
+        .send(relay.address);
+    assert!(
+        !plain
+            .head
+            .raw
+            .to_ascii_lowercase()
+            .contains("access-control")
+    );
 }
 
 #[test]
@@ -71,7 +89,10 @@ fn while_access_is_open_pages_of_this_machine_are_answered() {
     let relay = TestRelay::launch(&[&base_url], &[]);
     let local = preflight(STREAM, "http://localhost:5173").send(relay.address);
     assert_eq!(local.status, 204);
-    assert_eq!(local.head.get("access-control-allow-origin"), Some("http://localhost:5173"));
+    assert_eq!(
+        local.head.get("access-control-allow-origin"),
+        Some("http://localhost:5173")
+    );
     assert_eq!(preflight(STREAM, PAGE).send(relay.address).status, 403);
 }
 
@@ -79,10 +100,14 @@ fn while_access_is_open_pages_of_this_machine_are_answered() {
 fn a_minted_token_opens_one_socket_within_what_it_was_narrowed_to() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(upstream.address, ORIGINS);
-    let narrowed = json!({ "max_characters": 10, "voices": ["VoiceAlpha0000000001"], "origin": PAGE });
+    let narrowed =
+        json!({ "max_characters": 10, "voices": ["VoiceAlpha0000000001"], "origin": PAGE });
     let mint = Request::plain("POST", MINT).with("xi-api-key", TOKEN);
     let minted = mint.clone().json(&narrowed.to_string()).send(relay.address);
-    assert_eq!((minted.status, minted.head.get("cache-control")), (200, Some("no-store")));
+    assert_eq!(
+        (minted.status, minted.head.get("cache-control")),
+        (200, Some("no-store"))
+    );
     let token = minted.json()["token"].as_str().unwrap().to_owned();
 
     let target = format!("{PATH}?single_use_token={token}");
@@ -118,20 +143,32 @@ fn a_single_use_token_pays_for_one_request_and_looks_nothing_up() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(upstream.address, ORIGINS);
     let mint = Request::plain("POST", MINT).with("xi-api-key", TOKEN);
-    let minted = mint.json(r#"{"voices":["VoiceAlpha0000000001"]}"#).send(relay.address);
+    let minted = mint
+        .json(r#"{"voices":["VoiceAlpha0000000001"]}"#)
+        .send(relay.address);
     let token = minted.json()["token"].as_str().unwrap().to_owned();
     for (method, path) in [("GET", "/v1/voices"), ("GET", "/v1/user"), ("POST", MINT)] {
         let target = format!("{path}?single_use_token={token}");
-        assert_eq!(Request::plain(method, &target).send(relay.address).status, 403, "{path}");
+        assert_eq!(
+            Request::plain(method, &target).send(relay.address).status,
+            403,
+            "{path}"
+        );
     }
     upstream.expect_none(Duration::from_millis(50));
     let target = format!("{STREAM}?single_use_token={token}");
     let mut client = Peer::dial(relay.address);
-    client.write(&Request::plain("POST", &target).json(r#"{"text":"a"}"#).encode());
+    client.write(
+        &Request::plain("POST", &target)
+            .json(r#"{"text":"a"}"#)
+            .encode(),
+    );
     let mut conn = upstream.next();
     assert_eq!(conn.target(), STREAM);
     conn.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx");
     assert_eq!(client.expect_response().status, 200);
-    let again = Request::plain("POST", &target).json(r#"{"text":"a"}"#).send(relay.address);
+    let again = Request::plain("POST", &target)
+        .json(r#"{"text":"a"}"#)
+        .send(relay.address);
     assert_eq!(again.status, 401);
 }

@@ -14,12 +14,20 @@ const HELLO: &str = r#"{"text":"Hello."}"#;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\n";
 
 fn post(target: &str, body: &str) -> Request {
-    Request::plain("POST", target).with("xi-api-key", TOKEN).json(body)
+    Request::plain("POST", target)
+        .with("xi-api-key", TOKEN)
+        .json(body)
 }
 
 /// The request's body, as its head announces it.
 fn body(conn: &mut Peer) -> String {
-    let length = conn.head.as_ref().unwrap().get("content-length").unwrap_or("0").to_owned();
+    let length = conn
+        .head
+        .as_ref()
+        .unwrap()
+        .get("content-length")
+        .unwrap_or("0")
+        .to_owned();
     String::from_utf8(conn.wire().take(length.parse().unwrap())).unwrap()
 }
 
@@ -29,7 +37,10 @@ fn header<'a>(conn: &'a Peer, name: &str) -> Vec<&'a str> {
 
 /// Answers with a body of a known length and hangs up.
 fn answer(conn: &mut Peer, head: &str, body: &str) {
-    let head = format!("{head}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "{head}content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
     conn.write(&[head.as_bytes(), body.as_bytes()].concat());
 }
 
@@ -63,18 +74,34 @@ fn what_goes_up_is_what_the_client_sent_but_for_its_token() {
             "voice_settings":{"x":[1, 2]} , "future":null}
             "#;
         let sent = match path.contains("dialogue") {
-            true => sent.replacen(r#""text" : "h\u0065llo""#, r#""inputs":[{"text":"a","voice_id":"v","y":1}]"#, 1),
+            true => sent.replacen(
+                r#""text" : "h\u0065llo""#,
+                r#""inputs":[{"text":"a","voice_id":"v","y":1}]"#,
+                1,
+            ),
             false => sent.to_owned(),
         };
-        let target = format!("{path}?output_format=pcm_24000&x=%41+b&y&=&enable_logging=false&q='|{{%}}");
+        let target =
+            format!("{path}?output_format=pcm_24000&x=%41+b&y&=&enable_logging=false&q='|{{%}}");
         let request = post(&target, &sent).set("Content-Type", "application/json; charset=utf-8");
         let mut client = Peer::dial(relay.address);
-        client.write(&request.with("Cookie", "a=b").with("Accept", "audio/*").encode());
+        client.write(
+            &request
+                .with("Cookie", "a=b")
+                .with("Accept", "audio/*")
+                .encode(),
+        );
         let mut conn = upstream.next();
-        assert_eq!(conn.head.as_ref().unwrap().line, format!("POST {target} HTTP/1.1"));
+        assert_eq!(
+            conn.head.as_ref().unwrap().line,
+            format!("POST {target} HTTP/1.1")
+        );
         assert_eq!(body(&mut conn), sent);
         assert_eq!(header(&conn, "xi-api-key"), [UPSTREAM_KEY]);
-        assert_eq!(header(&conn, "content-type"), ["application/json; charset=utf-8"]);
+        assert_eq!(
+            header(&conn, "content-type"),
+            ["application/json; charset=utf-8"]
+        );
         assert_eq!(header(&conn, "accept"), ["audio/*"]);
         assert_eq!(header(&conn, "host"), [upstream.address.to_string()]);
         assert_eq!(header(&conn, "cookie"), Vec::<&str>::new());
@@ -94,9 +121,17 @@ fn a_credential_goes_up_from_nowhere() {
     );
     for (request, sent, expected) in [
         (plain(CONVERT).with("Authorization", &bearer), HELLO, HELLO),
-        (plain(&format!("{CONVERT}?xi-api-key={TOKEN}")), HELLO, HELLO),
+        (
+            plain(&format!("{CONVERT}?xi-api-key={TOKEN}")),
+            HELLO,
+            HELLO,
+        ),
         (plain(&format!("/t/{TOKEN}{CONVERT}")), HELLO, HELLO),
-        (plain(CONVERT).with("xi-api-key", TOKEN), &in_body, r#"{"text":"a","x":1}"#),
+        (
+            plain(CONVERT).with("xi-api-key", TOKEN),
+            &in_body,
+            r#"{"text":"a","x":1}"#,
+        ),
     ] {
         let mut client = Peer::dial(relay.address);
         client.write(&request.json(sent).encode());
@@ -109,7 +144,10 @@ fn a_credential_goes_up_from_nowhere() {
     }
     // A credential in the body alone lets nobody in.
     let refused = plain(CONVERT).json(&in_body).send(relay.address);
-    assert_eq!((refused.status, &refused.json()["detail"]["code"]), (401, &json!("needs_authorization")));
+    assert_eq!(
+        (refused.status, &refused.json()["detail"]["code"]),
+        (401, &json!("needs_authorization"))
+    );
     upstream.expect_none(Duration::from_millis(50));
 }
 
@@ -130,8 +168,12 @@ fn the_answer_comes_down_with_its_headers() {
         "audio",
     );
     let response = client.expect_response();
-    let mut names: Vec<_> =
-        response.head.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    let mut names: Vec<_> = response
+        .head
+        .headers
+        .iter()
+        .map(|(name, _)| name.to_ascii_lowercase())
+        .collect();
     names.sort();
     assert_eq!(
         names,
@@ -153,7 +195,10 @@ fn the_answer_comes_down_with_its_headers() {
         ]
     );
     assert_eq!(response.head.get("content-length"), Some("5"));
-    assert_eq!(response.head.get("date"), Some("Thu, 01 Jan 2026 00:00:00 GMT"));
+    assert_eq!(
+        response.head.get("date"),
+        Some("Thu, 01 Jan 2026 00:00:00 GMT")
+    );
     assert_eq!(response.body, b"audio");
 }
 
@@ -176,10 +221,16 @@ fn each_piece_comes_down_when_it_comes_in() {
     assert_eq!(client.wire().take_rest(), b"0\r\n\r\n");
     let row = relay.expect_log("a summary", |line| line["message"] == "session ended");
     assert_eq!(row["ending"], "completed");
-    assert_eq!((&row["chars"], &row["close_code"]), (&json!(6), &json!(200)));
+    assert_eq!(
+        (&row["chars"], &row["close_code"]),
+        (&json!(6), &json!(200))
+    );
     assert_eq!(row["bytes_down"], 16);
     let line = relay.expect_log("a line for the body", |line| line["kind"] == "text");
-    assert_eq!((&line["chars"], &line["bytes"]), (&json!(6), &json!(HELLO.len())));
+    assert_eq!(
+        (&line["chars"], &line["bytes"]),
+        (&json!(6), &json!(HELLO.len()))
+    );
 }
 
 #[test]
@@ -232,16 +283,27 @@ fn errors_of_upstream_come_down_as_they_are() {
     let relay = TestRelay::start(upstream.address, "");
     let long = format!(r#"{{"detail":"{}"}}"#, "x".repeat(20_000));
     for (status, body) in [
-        ("422 Unprocessable Entity", r#"{"detail":[{"type":"missing","loc":["body","text"],"msg":"Field required","input":null}]}"#),
-        ("404 Not Found", r#"{"detail":{"status":"voice_not_found","message":"No such voice."}}"#),
-        ("429 Too Many Requests", r#"{"detail":{"code":"rate_limit_exceeded"}}"#),
+        (
+            "422 Unprocessable Entity",
+            r#"{"detail":[{"type":"missing","loc":["body","text"],"msg":"Field required","input":null}]}"#,
+        ),
+        (
+            "404 Not Found",
+            r#"{"detail":{"status":"voice_not_found","message":"No such voice."}}"#,
+        ),
+        (
+            "429 Too Many Requests",
+            r#"{"detail":{"code":"rate_limit_exceeded"}}"#,
+        ),
         ("500 Internal Server Error", "<html>oops</html>"),
         ("400 Bad Request", &long),
     ] {
         let mut client = Peer::dial(relay.address);
         client.write(&post(CONVERT, HELLO).encode());
         let mut conn = upstream.next();
-        let head = format!("HTTP/1.1 {status}\r\ncontent-type: x/y\r\nretry-after: 7\r\nx-trace-id: t\r\n");
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: x/y\r\nretry-after: 7\r\nx-trace-id: t\r\n"
+        );
         answer(&mut conn, &head, body);
         let response = client.expect_response();
         assert_eq!(response.head.line, format!("HTTP/1.1 {status}"));
@@ -256,21 +318,43 @@ fn errors_of_upstream_come_down_as_they_are() {
 fn what_is_wrong_with_the_relay_itself_is_told_in_its_own_words() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(upstream.address, "");
-    let quotes_the_key = format!(r#"{{"detail":{{"code":"bad","message":"Not {UPSTREAM_KEY}."}}}}"#);
+    let quotes_the_key =
+        format!(r#"{{"detail":{{"code":"bad","message":"Not {UPSTREAM_KEY}."}}}}"#);
     for (head, body, status, code) in [
-        ("401 Unauthorized", r#"{"detail":{"status":"invalid_api_key","message":"x"}}"#, 502, "upstream_auth_failed"),
-        ("400 Bad Request", r#"{"detail":{"code":"invalid_api_key","message":"x"}}"#, 502, "upstream_auth_failed"),
-        ("401 Unauthorized", r#"{"detail":{"status":"quota_exceeded","message":"x"}}"#, 502, "upstream_quota_exceeded"),
+        (
+            "401 Unauthorized",
+            r#"{"detail":{"status":"invalid_api_key","message":"x"}}"#,
+            502,
+            "upstream_auth_failed",
+        ),
+        (
+            "400 Bad Request",
+            r#"{"detail":{"code":"invalid_api_key","message":"x"}}"#,
+            502,
+            "upstream_auth_failed",
+        ),
+        (
+            "401 Unauthorized",
+            r#"{"detail":{"status":"quota_exceeded","message":"x"}}"#,
+            502,
+            "upstream_quota_exceeded",
+        ),
         ("307 Temporary Redirect", "", 502, "upstream_unavailable"),
         ("400 Bad Request", quotes_the_key.as_str(), 400, "bad"),
     ] {
         let mut client = Peer::dial(relay.address);
         client.write(&post(CONVERT, HELLO).encode());
         let mut conn = upstream.next();
-        let location = format!("HTTP/1.1 {head}\r\nlocation: http://{}/elsewhere\r\nx-key: {UPSTREAM_KEY}\r\n", upstream.address);
+        let location = format!(
+            "HTTP/1.1 {head}\r\nlocation: http://{}/elsewhere\r\nx-key: {UPSTREAM_KEY}\r\n",
+            upstream.address
+        );
         answer(&mut conn, &location, body);
         let response = client.expect_response();
-        assert_eq!((response.status, &response.json()["detail"]["code"]), (status, &json!(code)));
+        assert_eq!(
+            (response.status, &response.json()["detail"]["code"]),
+            (status, &json!(code))
+        );
         assert!(!client.transcript().contains(UPSTREAM_KEY));
         assert_eq!(response.head.get("location"), None);
     }
@@ -279,7 +363,10 @@ fn what_is_wrong_with_the_relay_itself_is_told_in_its_own_words() {
 
 #[test]
 fn an_upstream_that_cannot_be_reached_costs_nothing() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let relay = TestRelay::start(
         nobody,
         "[plans.default]\nwindows = [{ unit = \"characters\", limit = 6, per = \"month\" }]\n",
@@ -287,7 +374,10 @@ fn an_upstream_that_cannot_be_reached_costs_nothing() {
     for _ in 0..3 {
         let response = post(CONVERT, HELLO).send(relay.address);
         let code = &response.json()["detail"]["code"];
-        assert_eq!((response.status, code), (502, &json!("upstream_unavailable")));
+        assert_eq!(
+            (response.status, code),
+            (502, &json!("upstream_unavailable"))
+        );
     }
 }
 
@@ -297,10 +387,17 @@ fn a_body_that_cannot_be_counted_is_refused() {
     let relay = TestRelay::start(upstream.address, "[server]\nmax_body_bytes = 1000\n");
     for (sent, status, code) in [
         (r#"{"text":"a","text":"b"}"#, 400, "invalid_input_message"),
-        (r#"{"text":"a","x":{"y":1,"\u0079":2}}"#, 400, "invalid_input_message"),
+        (
+            r#"{"text":"a","x":{"y":1,"\u0079":2}}"#,
+            400,
+            "invalid_input_message",
+        ),
     ] {
         let response = post(CONVERT, sent).send(relay.address);
-        assert_eq!((response.status, &response.json()["detail"]["code"]), (status, &json!(code)));
+        assert_eq!(
+            (response.status, &response.json()["detail"]["code"]),
+            (status, &json!(code))
+        );
     }
     for (sent, kind, place) in [
         ("", "json_invalid", json!(["body"])),
@@ -311,11 +408,18 @@ fn a_body_that_cannot_be_counted_is_refused() {
     ] {
         let response = post(CONVERT, sent).send(relay.address);
         let detail = &response.json()["detail"][0];
-        assert_eq!((response.status, &detail["type"]), (422, &json!(kind)), "{sent}");
+        assert_eq!(
+            (response.status, &detail["type"]),
+            (422, &json!(kind)),
+            "{sent}"
+        );
         assert_eq!(detail["loc"], place);
     }
     let response = post("/v1/text-to-dialogue", r#"{"inputs":"a"}"#).send(relay.address);
-    assert_eq!(response.json()["detail"][0]["loc"], json!(["body", "inputs"]));
+    assert_eq!(
+        response.json()["detail"][0]["loc"],
+        json!(["body", "inputs"])
+    );
     let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(1000));
     assert_eq!(post(CONVERT, &long).send(relay.address).status, 413);
     upstream.expect_none(Duration::from_millis(50));
@@ -324,12 +428,16 @@ fn a_body_that_cannot_be_counted_is_refused() {
 #[test]
 fn text_is_charged_before_it_goes_up() {
     let upstream = Upstream::start();
-    let window = "[plans.default]\nwindows = [{ unit = \"characters\", limit = 20, per = \"month\" }]\n";
+    let window =
+        "[plans.default]\nwindows = [{ unit = \"characters\", limit = 20, per = \"month\" }]\n";
     let relay = TestRelay::start(upstream.address, window);
     // Scalar values after escapes: 5 and, in the dialogue, 3; over HTTP spaces count too.
     for (path, sent) in [
         (CONVERT, r#"{"text":"\u00e9\ud83d\ude00abc"}"#),
-        ("/v1/text-to-dialogue", r#"{"inputs":[{"text":"ab","voice_id":"v"},{"text":"c","voice_id":"w"}]}"#),
+        (
+            "/v1/text-to-dialogue",
+            r#"{"inputs":[{"text":"ab","voice_id":"v"},{"text":"c","voice_id":"w"}]}"#,
+        ),
         (STREAM, r#"{"text":"  "}"#),
     ] {
         let mut client = Peer::dial(relay.address);
@@ -344,13 +452,30 @@ fn text_is_charged_before_it_goes_up() {
     let detail = &refused.json()["detail"];
     assert_eq!(detail["code"], "quota_exceeded");
     let message = detail["message"].as_str().unwrap();
-    assert!(message.starts_with("10 of 20 characters per month are used, 11 more"), "{message}");
-    assert!(refused.head.get("retry-after").unwrap().parse::<u64>().unwrap() > 0);
+    assert!(
+        message.starts_with("10 of 20 characters per month are used, 11 more"),
+        "{message}"
+    );
+    assert!(
+        refused
+            .head
+            .get("retry-after")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            > 0
+    );
     upstream.expect_none(Duration::from_millis(50));
 
     let subscription = Request::plain("GET", "/v1/user/subscription").with("xi-api-key", TOKEN);
     let subscription = subscription.send(relay.address).json();
-    assert_eq!((&subscription["character_count"], &subscription["character_limit"]), (&json!(10), &json!(20)));
+    assert_eq!(
+        (
+            &subscription["character_count"],
+            &subscription["character_limit"]
+        ),
+        (&json!(10), &json!(20))
+    );
 }
 
 #[test]
@@ -377,17 +502,41 @@ fn plans_say_which_voices_models_and_formats() {
     );
     for (target, sent, code) in [
         ("/v1/text-to-speech/other", HELLO, "voice_not_allowed"),
-        ("/v1/text-to-dialogue", r#"{"inputs":[{"text":"a","voice_id":"other"}]}"#, "voice_not_allowed"),
-        ("/v1/text-to-dialogue", r#"{"inputs":[{"text":"a","voice_id":7}]}"#, "voice_not_allowed"),
-        (CONVERT, r#"{"text":"a","model_id":"eleven_flash_v2_5"}"#, "model_not_allowed"),
-        (&format!("{CONVERT}?output_format=ulaw_8000"), HELLO, "output_format_not_allowed"),
+        (
+            "/v1/text-to-dialogue",
+            r#"{"inputs":[{"text":"a","voice_id":"other"}]}"#,
+            "voice_not_allowed",
+        ),
+        (
+            "/v1/text-to-dialogue",
+            r#"{"inputs":[{"text":"a","voice_id":7}]}"#,
+            "voice_not_allowed",
+        ),
+        (
+            CONVERT,
+            r#"{"text":"a","model_id":"eleven_flash_v2_5"}"#,
+            "model_not_allowed",
+        ),
+        (
+            &format!("{CONVERT}?output_format=ulaw_8000"),
+            HELLO,
+            "output_format_not_allowed",
+        ),
     ] {
         let refused = post(target, sent).send(relay.address);
-        assert_eq!((refused.status, &refused.json()["detail"]["code"]), (403, &json!(code)));
+        assert_eq!(
+            (refused.status, &refused.json()["detail"]["code"]),
+            (403, &json!(code))
+        );
     }
     upstream.expect_none(Duration::from_millis(50));
     for (target, sent, target_up, sent_up) in [
-        ("/v1/text-to-speech/assistant/stream?a=1", HELLO, "/v1/text-to-speech/RealVoice00000000002/stream?a=1", HELLO),
+        (
+            "/v1/text-to-speech/assistant/stream?a=1",
+            HELLO,
+            "/v1/text-to-speech/RealVoice00000000002/stream?a=1",
+            HELLO,
+        ),
         (
             "/v1/text-to-dialogue",
             r#"{"inputs":[ {"voice_id" :"assistant","text":"a"}, {"text":"b","voice_id":"VoiceAlpha0000000001"}]}"#,
@@ -417,7 +566,10 @@ fn forced_parameters_stand_where_the_endpoint_reads_them() {
     client.write(&post(&target, r#"{"text":"a","seed": 1}"#).encode());
     let mut conn = upstream.next();
     assert_eq!(conn.target(), format!("{CONVERT}?enable_logging=false&x=1"));
-    assert_eq!(body(&mut conn), r#"{"language_code":"de","text":"a","seed": 7}"#);
+    assert_eq!(
+        body(&mut conn),
+        r#"{"language_code":"de","text":"a","seed": 7}"#
+    );
     answer(&mut conn, OK, "audio");
     client.expect_response();
 }
@@ -439,12 +591,18 @@ fn a_request_can_be_ended_like_any_session() {
         let sessions = relay.sessions();
         assert_eq!(sessions[0]["endpoint"], "stream");
         let id = sessions[0]["session"].as_str().unwrap();
-        assert_eq!(relay.operator("DELETE", &format!("/sessions/{id}")).status, 204);
+        assert_eq!(
+            relay.operator("DELETE", &format!("/sessions/{id}")).status,
+            204
+        );
         if has_answered {
             assert_eq!(client.wire().take_rest(), b"");
         } else {
             let response = client.expect_response();
-            assert_eq!((response.status, &response.json()["detail"]["code"]), (403, &json!("session_ended")));
+            assert_eq!(
+                (response.status, &response.json()["detail"]["code"]),
+                (403, &json!("session_ended"))
+            );
         }
         conn.wire().wait_for_end(PROMPTLY);
         relay.wait_until_idle();
@@ -485,4 +643,47 @@ fn connections_to_upstream_are_used_again() {
             assert!(crate::support::http::Head::read(conn.wire()).is_some());
         }
     }
+}
+
+#[test]
+fn an_answer_under_way_is_finished_when_the_relay_stops() {
+    let upstream = Upstream::start();
+    let mut relay = TestRelay::start(upstream.address, "");
+    let mut client = Peer::dial(relay.address);
+    client.write(&post(STREAM, HELLO).encode());
+    let mut conn = upstream.next();
+    body(&mut conn);
+    conn.write(format!("{OK}transfer-encoding: chunked\r\n\r\n").as_bytes());
+    conn.write(&chunk("first"));
+    client.wire().take_until(b"first\r\n").unwrap();
+    relay.signal("TERM");
+    eventually("not ready", || {
+        (relay.operator("GET", "/readyz").status == 503).then_some(())
+    });
+    assert_eq!(post(STREAM, HELLO).send(relay.address).status, 503);
+    conn.write(&[chunk("last"), b"0\r\n\r\n".to_vec()].concat());
+    let rest = client.wire().take_rest();
+    assert_eq!(rest, [chunk("last"), b"0\r\n\r\n".to_vec()].concat());
+    assert_eq!(relay.wait(Duration::from_secs(10)).code(), Some(0));
+}
+
+#[test]
+fn a_refused_request_stands_in_the_ledger() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(
+        upstream.address,
+        "[plans.default]\nmodels = [\"eleven_v3\"]\n",
+    );
+    assert_eq!(post(CONVERT, HELLO).send(relay.address).status, 403);
+    let row = relay.expect_log("a refusal", |line| line["message"] == "refused");
+    assert_eq!(row["ending"], "model_not_allowed");
+    assert_eq!(
+        (&row["client"], &row["endpoint"]),
+        (&json!("web"), &json!("convert"))
+    );
+    let usage = eventually("a row", || {
+        let usage = relay.operator("GET", "/usage").json();
+        usage.to_string().contains("\"web\"").then_some(usage)
+    });
+    assert!(usage.to_string().contains("refused"), "{usage}");
 }

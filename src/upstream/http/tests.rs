@@ -1,0 +1,195 @@
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::StreamExt as _;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::super::Upstream;
+use super::*;
+
+/// An upstream of one's own behind TLS: what it was asked, and how often it was connected to.
+struct TlsUpstream {
+    upstream: Upstream,
+    requests: mpsc::UnboundedReceiver<Asked>,
+    n_connections: Arc<AtomicUsize>,
+    _ca: tempfile::NamedTempFile,
+}
+
+/// A request, and the way to its answer.
+struct Asked {
+    head: http::request::Parts,
+    pieces: mpsc::Sender<Bytes>,
+}
+
+async fn start(alpn: &[u8]) -> TlsUpstream {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), made.cert.pem()).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let n_connections = Arc::new(AtomicUsize::new(0));
+    let (asked, requests) = mpsc::unbounded_channel();
+    let counter = Arc::clone(&n_connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let (acceptor, asked) = (acceptor.clone(), asked.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (pieces, body) = mpsc::channel(1);
+                    asked
+                        .send(Asked {
+                            head: request.into_parts().0,
+                            pieces,
+                        })
+                        .unwrap();
+                    let pieces = futures_util::stream::unfold(body, async |mut body| {
+                        Some((body.recv().await?, body))
+                    });
+                    let pieces = pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+                    std::future::ready(Ok::<_, Infallible>(http::Response::new(StreamBody::new(
+                        pieces,
+                    ))))
+                });
+                // It ends with an error when the client leaves, as some of these do.
+                let _ = match is_http2 {
+                    true => {
+                        http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await
+                    }
+                    false => {
+                        http1::Builder::new()
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await
+                    }
+                };
+            });
+        }
+    });
+
+    let config = Config {
+        ca_file: Some(ca.path().to_owned()),
+        ..Config::default()
+    };
+    let base_url = BaseUrl::parse(&format!("wss://localhost:{port}/below")).unwrap();
+    let upstream = Upstream::new(base_url, &config, Some("the-key".into()), true).unwrap();
+    TlsUpstream {
+        upstream,
+        requests,
+        n_connections,
+        _ca: ca,
+    }
+}
+
+fn post() -> HttpRequest {
+    HttpRequest {
+        method: Method::POST,
+        path_and_query: "/v1/text-to-speech/v/stream?a=%41".to_owned(),
+        accept: None,
+        body: Some((
+            HeaderValue::from_static("application/json"),
+            Bytes::from("{}"),
+        )),
+    }
+}
+
+impl TlsUpstream {
+    async fn ask(&mut self) -> (HttpAnswer, Asked) {
+        let answer = self.upstream.request(post()).await.unwrap();
+        (answer, self.requests.recv().await.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn requests_share_one_connection_where_upstream_speaks_http_2() {
+    let mut tls = start(b"h2").await;
+    let (mut one, asked_one) = tls.ask().await;
+    let (mut two, asked_two) = tls.ask().await;
+    for asked in [&asked_one, &asked_two] {
+        assert_eq!(asked.head.version, http::Version::HTTP_2);
+        assert_eq!(asked.head.uri.path(), "/below/v1/text-to-speech/v/stream");
+        assert_eq!(asked.head.uri.query(), Some("a=%41"));
+        assert_eq!(asked.head.headers["xi-api-key"], "the-key");
+    }
+    asked_two.pieces.send(Bytes::from("two")).await.unwrap();
+    asked_one.pieces.send(Bytes::from("one")).await.unwrap();
+    assert_eq!(one.chunk().await.unwrap().unwrap(), "one");
+    assert_eq!(two.chunk().await.unwrap().unwrap(), "two");
+    // Leaving one answer cancels that request and leaves the other alone.
+    drop(one);
+    asked_one.pieces.closed().await;
+    asked_two.pieces.send(Bytes::from("more")).await.unwrap();
+    assert_eq!(two.chunk().await.unwrap().unwrap(), "more");
+    drop(asked_two);
+    assert!(two.chunk().await.unwrap().is_none());
+    assert_eq!(tls.n_connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn http_1_is_spoken_where_upstream_speaks_nothing_else() {
+    let mut tls = start(b"http/1.1").await;
+    for _ in 0..2 {
+        let (mut answer, asked) = tls.ask().await;
+        assert_eq!(asked.head.version, http::Version::HTTP_11);
+        assert_eq!(asked.head.headers["xi-api-key"], "the-key");
+        drop(asked);
+        assert!(answer.chunk().await.unwrap().is_none());
+    }
+    let (answer, asked) = tls.ask().await;
+    drop(answer);
+    asked.pieces.closed().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused() {
+    let tls = start(b"h2").await;
+    let config = Config::default();
+    let base_url = tls.upstream.base_url.clone();
+    // A machine without any authority refuses at the start.
+    let Ok(upstream) = Upstream::new(base_url, &config, Some("the-key".into()), true) else {
+        return;
+    };
+    let refused = upstream.request(post()).await.unwrap_err();
+    assert!(matches!(refused, HttpError::Connect(_)), "{refused}");
+    assert_eq!(upstream.failures_in_a_row(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_no_header_can_hold_is_not_sent() {
+    let tls = start(b"h2").await;
+    tls.upstream.set_api_key(Some("two\nlines".into()));
+    let refused = tls.upstream.request(post()).await.unwrap_err();
+    assert!(matches!(refused, HttpError::Key));
+    assert!(!refused.to_string().contains("two"));
+    assert_eq!(tls.n_connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_says_nothing_is_not_waited_for_for_ever() {
+    let mut tls = start(b"h2").await;
+    let (mut answer, _asked) = tls.ask().await;
+    answer.read_timeout = Duration::from_millis(20);
+    assert!(matches!(answer.chunk().await, Err(HttpError::Silent(_))));
+}
