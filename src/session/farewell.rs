@@ -11,6 +11,8 @@ use crate::ids::{SessionId, Side};
 
 /// How long upstream is given to take a close frame: it must not keep a client's slot.
 const UPSTREAM_PATIENCE: Duration = Duration::from_millis(500);
+/// How much a peer that was told to stop may still send: about what sockets hold.
+const MAX_DRAINED_BYTES: usize = 1024 * 1024;
 /// How long a client whose framing is broken is read on, so that the close reaches it.
 const FAULTY_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -135,7 +137,14 @@ async fn heard_close<S: AsyncRead + Unpin>(stream: &mut S, reader: &mut Reader, 
     }
 }
 
+/// Reads what is under way, to the end of the stream or until it is plain that there is no end.
 async fn drain<S: AsyncRead + Unpin>(stream: &mut S) {
     let mut sink = [0; 4096];
-    while matches!(stream.read(&mut sink).await, Ok(n_read) if n_read > 0) {}
+    let mut left = MAX_DRAINED_BYTES;
+    while left > 0 {
+        match stream.read(&mut sink).await {
+            Ok(n_read) if n_read > 0 => left = left.saturating_sub(n_read),
+            _ => return,
+        }
+    }
 }
