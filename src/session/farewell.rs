@@ -11,6 +11,8 @@ use crate::ids::{SessionId, Side};
 
 /// How long upstream is given to take a close frame: it must not keep a client's slot.
 const UPSTREAM_PATIENCE: Duration = Duration::from_millis(500);
+/// How much upstream may still send meanwhile: one that floods is not worth the reading.
+const UPSTREAM_PATIENCE_BYTES: u64 = 1024 * 1024;
 /// How long a client whose framing is broken is read on, so that the close reaches it.
 const FAULTY_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -106,7 +108,7 @@ where
     };
     if matches!(timeout(UPSTREAM_PATIENCE, spoken).await, Ok(Ok(()))) {
         // Read on a little, so that the close frame is not overtaken by a reset.
-        let _ = timeout(UPSTREAM_PATIENCE, drain(stream)).await;
+        let _ = timeout(UPSTREAM_PATIENCE, drain(&mut stream.take(UPSTREAM_PATIENCE_BYTES))).await;
     }
 }
 
