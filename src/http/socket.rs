@@ -79,7 +79,7 @@ pub(super) async fn answer(
     };
     tokio::spawn(async move {
         let Some(peer) = upgraded(on_upgrade).await else { return };
-        // Nothing of the waiting is kept once frames flow.
+        // On a task of its own, so that nothing of the waiting is kept once frames flow.
         if let Some((peer, ready)) =
             set_up(&gateway, &ask, credential, unauthenticated, peer).await
         {
@@ -178,11 +178,9 @@ async fn relay_upgraded(
     started: Instant,
     place: Place,
 ) {
-    match upgraded(on_upgrade).await {
-        Some(peer) => {
-            tokio::spawn(relay(gateway, peer, ready, started, place));
-        }
-        None => drop(ready),
+    // Without its client the session is settled by being dropped.
+    if let Some(peer) = upgraded(on_upgrade).await {
+        relay(gateway, peer, ready, started, place).await;
     }
 }
 
