@@ -9,6 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::answer::is_about_the_relay;
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::response;
 use super::refused::{self, Wish};
@@ -226,7 +227,7 @@ impl Denied {
             Self::Upstream(refusal) => refusal,
         };
         let problem = upstream_problem(gateway, refusal);
-        if problem.error.starts_with("upstream_") {
+        if is_about_the_relay(&problem) {
             return response(&problem, request);
         }
         let body = gateway.secrets().scrub(&refusal.body).into_owned();
