@@ -197,7 +197,8 @@ async fn relay(
     drop(gateway);
     let session =
         Session { client, upstream, terms, admission, registration, facts, metrics, started };
-    session.run().await;
+    // Boxed, so that the session is not held twice: as parts and as a whole.
+    Box::pin(session.run()).await;
     drop((place, dialogue_slot));
 }
 

@@ -139,7 +139,8 @@ async fn heard_close<S: AsyncRead + Unpin>(stream: &mut S, reader: &mut Reader, 
 
 /// Reads what is under way, to the end of the stream or until it is plain that there is no end.
 async fn drain<S: AsyncRead + Unpin>(stream: &mut S) {
-    let mut sink = [0; 4096];
+    // On the heap: in the future it would count for every session from its start.
+    let mut sink = vec![0; 4096];
     let mut left = MAX_DRAINED_BYTES;
     while left > 0 {
         match stream.read(&mut sink).await {

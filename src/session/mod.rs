@@ -169,6 +169,20 @@ where
             tap,
         );
         let end = relay.run().await;
+        // What is left to do is allocated only now: most of a session's life is the line above.
+        Box::pin(Self::finish(relay, end, registration, facts, metrics, started, timing)).await;
+    }
+
+    async fn finish(
+        relay: Relay<C, U>,
+        end: SessionEnd,
+        registration: Registration,
+        facts: Facts,
+        metrics: Arc<Metrics>,
+        started: Instant,
+        timing: Timing,
+    ) {
+        let live = Arc::clone(registration.live());
         let mut remains = relay.into_remains(&end);
         ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
         ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
