@@ -141,13 +141,25 @@ impl Settings {
     /// # Errors
     /// The first mistake: where, which key, and the cure, in one line without any secret.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let mut settings = Self::load_for_sandbox(sources)?;
+        validate::exposure(&settings)?;
+        validate::warn(&mut settings);
+        Ok(settings)
+    }
+
+    /// Reads and checks everything for the sandbox alone. It lends nothing to whoever comes, so it
+    /// may listen anywhere without clients.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_for_sandbox(sources: &Sources) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         let root = sources.tree(&mut warnings)?;
         let (mut settings, reader) = Self::read(&root)?;
         reader.finish(&root)?;
         settings.api_key = secret::api_key(|name| sources.variable(name), &mut warnings)?;
         settings.warnings = warnings;
-        validate::validate(&mut settings)?;
+        validate::values(&settings)?;
         Ok(settings)
     }
 

@@ -376,6 +376,9 @@ fn strangers_are_not_let_in_by_accident() {
         .fails(&["`server.bind` is 0.0.0.0:8080", "xi-relay token new NAME"]);
     given("[operator]\nbind = \"[::]:8081\"\n", &[]).fails(&["`operator.bind` is [::]:8081"]);
     given("[operator]\nbind = \"127.0.0.1:8080\"\n", &[]).fails(&["same address"]);
+    let anywhere = given("[server]\nbind = \"0.0.0.0:8080\"\n", &[]);
+    let sandbox = Settings::load_for_sandbox(&anywhere.sources).unwrap();
+    assert!(!sandbox.server.bind.is_loopback());
     let client = format!("[[clients]]\nid = \"web\"\ntoken_sha256 = \"{HASH}\"\n");
     let exposed = given(&format!("{client}[server]\nbind = \"0.0.0.0:8080\"\n"), &[]).load();
     assert!(
