@@ -12,6 +12,7 @@ use super::usage::{self, UsageArguments};
 use crate::auth::NewToken;
 use crate::config::{Settings, Sources};
 use crate::ids::ClientId;
+use crate::sandbox;
 
 /// Stands where ElevenLabs' text-to-speech API stood: holds the key, enforces quotas, forwards.
 #[derive(Debug, Parser)]
@@ -29,6 +30,7 @@ enum Command {
     /// Run the relay; this is what happens without a command
     Serve,
     /// Run the offline ElevenLabs alone, at server.bind
+    #[command(after_help = faults_help())]
     Sandbox,
     /// Check the settings and print them with secrets hidden
     Check,
@@ -79,7 +81,10 @@ pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -
             let sources = sources()?;
             Ok(Outcome::Serve(Box::new(Settings::load(&sources)?), sources))
         }
-        Command::Sandbox => Ok(Outcome::Sandbox(Box::new(Settings::load(&sources()?)?))),
+        Command::Sandbox => {
+            let settings = Settings::load_for_sandbox(&sources()?)?;
+            Ok(Outcome::Sandbox(Box::new(settings)))
+        }
         Command::Check => check(&sources()?, out, remarks).map(|()| Outcome::Done),
         Command::Token(TokenCommand::New { client, plan }) => {
             new_token(&client, &plan, out).context("cannot print the token")?;
@@ -102,6 +107,15 @@ pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -
             }
         }
     }
+}
+
+/// What can be made to go wrong in the sandbox, a line each.
+fn faults_help() -> String {
+    let mut help = "Every voice id speaks. These make something go wrong instead:".to_owned();
+    for (voice, what) in sandbox::faults() {
+        help.push_str(&format!("\n  {voice:<26} {what}"));
+    }
+    help
 }
 
 fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<()> {
@@ -160,6 +174,19 @@ mod tests {
             );
         }
         assert!(Arguments::try_parse_from(["xi-relay", "token", "new", "a b"]).is_err());
+    }
+
+    #[test]
+    fn the_help_of_the_sandbox_lists_its_faults() {
+        let asked = Arguments::try_parse_from(["xi-relay", "sandbox", "--help"]).unwrap_err();
+        let help = asked.to_string();
+        for (voice, what) in sandbox::faults() {
+            let line = help.lines().find(|line| line.contains(&voice));
+            assert!(
+                line.is_some_and(|line| line.ends_with(what)),
+                "{voice} in {help}"
+            );
+        }
     }
 
     #[test]

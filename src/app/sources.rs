@@ -29,17 +29,12 @@ pub(super) fn register_upstream(metrics: &Metrics, upstream: Arc<Upstream>) {
     });
 }
 
-/// Shows refusals, reservations and the store's health.
+/// Shows refusals by limits, reservations and the store's health.
 pub(super) fn register_quota(metrics: &Metrics, quota: Quota) {
+    for (limit, count) in quota.refusals() {
+        metrics.refusals.put([limit], Arc::clone(count));
+    }
     metrics.register(move |page| {
-        let mut refusals = page.family(
-            Kind::Counter,
-            "quota_refusals_total",
-            "Sessions, requests and messages that were refused, by the limit that refused them.",
-        );
-        for (limit, count) in quota.refusals() {
-            refusals.value(&[("limit", limit)], count);
-        }
         page.family(
             Kind::Gauge,
             "reserved_ahead_characters",

@@ -6,6 +6,7 @@
 //! refused, whoever gave them.
 
 mod error;
+mod layers;
 mod listen;
 mod nearest;
 mod reader;
@@ -16,14 +17,14 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 
 pub use self::error::Error;
 pub use self::listen::{Bind, Operator, Server};
 
+use self::layers::Layers;
 use self::reader::Reader;
 use self::tree::Table;
 use crate::{auth, http, log, metrics, quota, sandbox, session, upstream, usage};
@@ -110,24 +111,25 @@ impl Sources {
 
     /// All layers in one tree.
     fn tree(&self, warnings: &mut Vec<String>) -> Result<Table, Error> {
-        let mut root = tree::parse_defaults(DEFAULTS);
+        let mut layers = Layers::new(DEFAULTS);
         if let Some(file) = &self.file {
-            tree::merge(&mut root, read_file(file)?);
+            let shown = file.display().to_string();
+            let text = fs::read_to_string(file)
+                .map_err(|error| Error::overall(format!("cannot read {shown}: {error}")))?;
+            layers.add_file(&shown, &text)?;
         }
         for (name, value) in &self.variables {
             let Some(path) = name.strip_prefix(VARIABLE_PREFIX) else {
                 continue;
             };
             let path: Vec<&str> = path.split("__").collect();
-            let name: Arc<str> = name.as_str().into();
             if path.iter().any(|key| key.is_empty()) {
                 let message = "names no setting: write XI_RELAY__TABLE__KEY";
                 return Err(Error::overall(format!("{name} {message}")));
             }
-            let node = tree::parse_variable(&name, value);
-            tree::set(&mut root, &path, node)
-                .map_err(|at| Error::overall(format!("{name}: `{at}` holds no keys")))?;
+            layers.add_variable(name, &path, value)?;
         }
+        let mut root = layers.tree();
         secret::load_files(&mut root, warnings)?;
         Ok(root)
     }
@@ -139,13 +141,25 @@ impl Settings {
     /// # Errors
     /// The first mistake: where, which key, and the cure, in one line without any secret.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let mut settings = Self::load_for_sandbox(sources)?;
+        validate::exposure(&settings)?;
+        validate::warn(&mut settings);
+        Ok(settings)
+    }
+
+    /// Reads and checks everything for the sandbox alone. It lends nothing to whoever comes, so it
+    /// may listen anywhere without clients.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_for_sandbox(sources: &Sources) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         let root = sources.tree(&mut warnings)?;
         let (mut settings, reader) = Self::read(&root)?;
         reader.finish(&root)?;
         settings.api_key = secret::api_key(|name| sources.variable(name), &mut warnings)?;
         settings.warnings = warnings;
-        validate::validate(&mut settings)?;
+        validate::values(&settings)?;
         Ok(settings)
     }
 
@@ -179,13 +193,6 @@ impl Settings {
         };
         Ok((settings, reader))
     }
-}
-
-fn read_file(path: &Path) -> Result<Table, Error> {
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(path)
-        .map_err(|error| Error::overall(format!("cannot read {shown}: {error}")))?;
-    tree::parse_file(&shown, &text)
 }
 
 #[cfg(test)]

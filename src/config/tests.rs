@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -71,8 +72,8 @@ impl Given {
 
 #[test]
 fn the_defaults_in_the_file_are_those_in_the_code() {
-    let from_file = Settings::read(&tree::parse_defaults(DEFAULTS)).unwrap().0;
-    let empty = tree::parse_defaults("[plans.default]\n");
+    let from_file = Settings::read(&Layers::new(DEFAULTS).tree()).unwrap().0;
+    let empty = Layers::new("[plans.default]\n").tree();
     let mut from_code = Settings::read(&empty).unwrap().0;
     // The rates lie over those in the code, where an empty table says nothing.
     assert_eq!(Rates::new(&from_file.rates).unwrap(), Rates::default());
@@ -84,11 +85,12 @@ fn the_defaults_in_the_file_are_those_in_the_code() {
 
 #[test]
 fn the_file_of_defaults_names_every_key_there_is() {
-    let mut all = tree::parse_defaults(DEFAULTS);
+    let mut layers = Layers::new(DEFAULTS);
     let one_of_each = format!(
         "[[clients]]\nid = \"web\"\ntoken_sha256 = \"{HASH}\"\n[auth.jwt.NAME]\nsecret = \"x\"\n"
     );
-    tree::merge(&mut all, tree::parse_defaults(&one_of_each));
+    layers.add_file("more.toml", &one_of_each).unwrap();
+    let all = layers.tree();
     let (_, reader) = Settings::read(&all).unwrap();
     reader.finish(&all).unwrap();
 
@@ -165,6 +167,17 @@ fn variables_hold_whatever_their_setting_wants() {
 }
 
 #[test]
+fn a_string_inside_a_variable_is_no_number() {
+    given(
+        "",
+        &[("XI_RELAY__METRICS", "{ max_client_labels = \"3\" }")],
+    )
+    .fails(&["XI_RELAY__METRICS: `metrics.max_client_labels` must be "]);
+    given("", &[("XI_RELAY__METRICS__MAX_CLIENT_LABELS", "\"3\"")])
+        .fails(&["`metrics.max_client_labels` must be "]);
+}
+
+#[test]
 fn names_in_capitals_find_keys_of_any_case() {
     let file = format!(
         "[[clients]]\nid = \"a\"\ntoken_sha256 = \"{HASH}\"\nplan = \"Gold\"\n[plans.Gold]\nrecord = false\n"
@@ -188,6 +201,11 @@ fn unknown_keys_are_refused_with_their_place_and_the_nearest_name() {
     given("[[clients]]\nid = \"a\"\ntoken = \"b\"\n", &[]).fails(&["relay.toml:1: `clients[0]"]);
     given("", &[("XI_RELAY__SERVER__BIND__PORT", "1")]).fails(&["`server.bind` holds no keys"]);
     given("", &[("XI_RELAY__", "1")]).fails(&["names no setting"]);
+    given("\n\"server.bind\" = \"127.0.0.1:1\"\n", &[])
+        .fails(&["relay.toml:2: unknown key `server.bind`"]);
+    given("", &[("XI_RELAY__LOG.LEVEL", "info")]).fails(&["XI_RELAY__LOG.LEVEL: unknown key"]);
+    given("", &[("XI_RELAY__UPSTREM", "{}")]).fails(&["XI_RELAY__UPSTREM: unknown key `upstrem`"]);
+    given("[server.bind]\nport = 1\n", &[]).fails(&["relay.toml:1: `server.bind` must be "]);
 }
 
 #[test]
@@ -349,7 +367,7 @@ fn what_is_shown_has_no_secrets_and_says_where_it_comes_from() {
         assert!(shown.contains(line), "{line:?} in {shown}");
     }
     // Apart from what is hidden it could be read again.
-    tree::parse_file("shown", &shown).unwrap();
+    Layers::new("").add_file("shown", &shown).unwrap();
 }
 
 #[test]
@@ -358,6 +376,9 @@ fn strangers_are_not_let_in_by_accident() {
         .fails(&["`server.bind` is 0.0.0.0:8080", "xi-relay token new NAME"]);
     given("[operator]\nbind = \"[::]:8081\"\n", &[]).fails(&["`operator.bind` is [::]:8081"]);
     given("[operator]\nbind = \"127.0.0.1:8080\"\n", &[]).fails(&["same address"]);
+    let anywhere = given("[server]\nbind = \"0.0.0.0:8080\"\n", &[]);
+    let sandbox = Settings::load_for_sandbox(&anywhere.sources).unwrap();
+    assert!(!sandbox.server.bind.is_loopback());
     let client = format!("[[clients]]\nid = \"web\"\ntoken_sha256 = \"{HASH}\"\n");
     let exposed = given(&format!("{client}[server]\nbind = \"0.0.0.0:8080\"\n"), &[]).load();
     assert!(

@@ -10,16 +10,12 @@ use crate::http::TlsMode;
 use crate::quota::{Limits, Rates};
 use crate::{auth, log};
 
-/// Refuses what cannot work or would lend the key to strangers; what is merely odd becomes a
-/// warning.
-pub(super) fn validate(settings: &mut Settings) -> Result<(), Error> {
+/// Refuses what cannot work.
+pub(super) fn values(settings: &Settings) -> Result<(), Error> {
     durations(settings)?;
     log::check(&settings.log).map_err(|error| Error::overall(error.to_string()))?;
-    listeners(settings)?;
     plans(settings)?;
-    clients(settings)?;
-    warn(settings);
-    Ok(())
+    clients(settings)
 }
 
 fn durations(settings: &Settings) -> Result<(), Error> {
@@ -48,7 +44,8 @@ fn durations(settings: &Settings) -> Result<(), Error> {
     }
 }
 
-fn listeners(settings: &Settings) -> Result<(), Error> {
+/// Refuses what would lend the key to strangers, and listeners in each other's way.
+pub(super) fn exposure(settings: &Settings) -> Result<(), Error> {
     let (server, operator) = (settings.server.bind, settings.operator.bind);
     if server == operator && server.0.port() != 0 {
         let message = "are the same address: give each a port of its own";
@@ -97,7 +94,8 @@ fn clients(settings: &Settings) -> Result<(), Error> {
         .map_err(|error| Error::overall(error.to_string()))
 }
 
-fn warn(settings: &mut Settings) {
+/// Warns of what is allowed and probably not meant.
+pub(super) fn warn(settings: &mut Settings) {
     let warnings = &mut settings.warnings;
     if !settings.operator.bind.is_loopback() {
         warnings.push(format!(

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use super::answer::is_about_the_relay;
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::response;
-use super::refused::{self, Wish};
+use super::refused::{self, Refused, Wish};
 use crate::auth::Identity;
 use crate::ids::{SessionId, VoiceId};
 use crate::protocol::{DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, Query};
-use crate::quota::{Admission, AdmissionRequest, Limits, Refusal as Refused};
+use crate::quota::{self, Admission, AdmissionRequest, Limits};
 use crate::session::{Facts, Registration, SessionEnd, Terms, settle_unopened};
 use crate::upstream::{ConnectError, Connected, HandshakeError, Refusal};
 
@@ -61,14 +61,14 @@ pub(super) async fn open(
         let plan = plan(gateway, ask, &identity, &mut wish)?;
         let dialogue_slot = dialogue_slot(gateway, ask)?;
         let admission = admit(gateway, ask, &identity, &plan).await?;
-        Ok((plan, dialogue_slot, admission))
+        Ok::<_, Refused>((plan, dialogue_slot, admission))
     };
     let (plan, dialogue_slot, admission) = match admitted.await {
         Ok(admitted) => admitted,
-        Err(problem) => {
-            let problem: Problem = problem;
-            let code = problem.close_code;
-            refused::note(gateway, ask, Some(&identity), wish, &problem.error, code);
+        Err(refused) => {
+            let problem = refused.problem();
+            let (ending, code) = (&problem.error, problem.close_code);
+            refused::note(gateway, ask, Some(&identity), wish, ending, code, refused.limit());
             return Err(Denied::Problem(problem));
         }
     };
@@ -120,7 +120,7 @@ fn plan(
     ask: &Ask,
     identity: &Identity,
     wish: &mut Wish,
-) -> Result<Plan, Problem> {
+) -> Result<Plan, Refused> {
     let limits = gateway.limits(identity)?;
     let narrowing = identity.narrowing.as_ref();
     let mut query = ask.query.clone();
@@ -139,13 +139,10 @@ fn plan(
     let origin_allowed = origin.is_none_or(|origin| limits.allows_origin(origin.as_str()))
         && narrowing.is_none_or(|narrowing| narrowing.allows_origin(origin));
     if !origin_allowed {
-        return Err(Problem::origin_not_allowed());
+        return Err(Problem::origin_not_allowed().into());
     }
     let voice = match &ask.voice {
-        Some(asked) => Some(limits.resolve_voice(asked).map_err(|refused| {
-            gateway.parts.quota.note_refusal(&refused);
-            Problem::from(&refused)
-        })?),
+        Some(asked) => Some(limits.resolve_voice(asked)?),
         None => None,
     };
     wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -155,7 +152,7 @@ fn plan(
             !narrowing.allows_voice(asked) && !narrowing.allows_voice(voice)
         });
     if narrowed_away {
-        return Err(Problem::voice_not_allowed());
+        return Err(quota::Refusal::Voice.into());
     }
     let longest = limits.max_inactivity_timeout;
     let inactivity = match ask.endpoint.is_dialogue() {
@@ -183,7 +180,7 @@ async fn admit(
     ask: &Ask,
     identity: &Identity,
     plan: &Plan,
-) -> Result<Admission, Problem> {
+) -> Result<Admission, quota::Refusal> {
     let request = AdmissionRequest {
         client: identity.client.clone(),
         limits: Arc::clone(&plan.limits),
@@ -195,7 +192,7 @@ async fn admit(
         cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
         streaming: true,
     };
-    gateway.parts.quota.admit(request).await.map_err(|refused: Refused| Problem::from(&refused))
+    gateway.parts.quota.admit(request).await
 }
 
 fn denied(ask: &Ask, error: ConnectError) -> Denied {

@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use super::gateway::{Ask, Gateway};
 use crate::auth::Identity;
+use crate::protocol::{InvalidMessage, Problem};
+use crate::quota::Refusal;
 use crate::usage::LedgerRow;
 
 /// What a request asked for, as far as it is known.
@@ -23,8 +25,49 @@ pub(super) struct Wish {
     pub(super) bytes: u64,
 }
 
+/// Why a request of a known client is refused.
+pub(super) enum Refused {
+    /// By a rule of the relay.
+    Rule(Problem),
+    /// By a limit of the plan.
+    Limit(Refusal),
+    /// The body cannot be counted.
+    Body(InvalidMessage),
+}
+
+impl Refused {
+    /// What the client is told.
+    pub(super) fn problem(&self) -> Problem {
+        match self {
+            Self::Rule(problem) => problem.clone(),
+            Self::Limit(refusal) => Problem::from(refusal),
+            Self::Body(invalid) => Problem::from(*invalid),
+        }
+    }
+
+    /// The limit, where it was one.
+    pub(super) fn limit(&self) -> Option<&Refusal> {
+        match self {
+            Self::Limit(refusal) => Some(refusal),
+            Self::Rule(_) | Self::Body(_) => None,
+        }
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::Rule(problem)
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Limit(refusal)
+    }
+}
+
 /// Writes a refusal down. `ending` is the problem's name, `code` what the client sees: an HTTP
-/// status or a close code.
+/// status or a close code. It counts for `limit`, or else for the rule of the problem's name.
 pub(super) fn note(
     gateway: &Gateway,
     ask: &Ask,
@@ -32,6 +75,7 @@ pub(super) fn note(
     wish: Wish,
     ending: &str,
     code: u16,
+    limit: Option<&Refusal>,
 ) {
     tracing::info!(
         session = %ask.id,
@@ -41,7 +85,10 @@ pub(super) fn note(
         code,
         "refused",
     );
-    gateway.parts.metrics.refusals.with([ending]).inc();
+    match limit {
+        Some(refusal) => gateway.parts.quota.note_refusal(refusal),
+        None => gateway.parts.metrics.refusals.with([ending]).inc(),
+    }
     let Some(identity) = identity else {
         return;
     };

@@ -52,7 +52,7 @@ pub(super) async fn answer(
             Ok(identity) => open(&gateway, &ask, identity).await,
             Err(problem) => {
                 let code = problem.status;
-                refused::note(&gateway, &ask, None, Wish::default(), &problem.error, code);
+                refused::note(&gateway, &ask, None, Wish::default(), &problem.error, code, None);
                 Err(Denied::Problem(problem))
             }
         };
@@ -110,7 +110,8 @@ async fn set_up(
             identify(gateway, ask, credential.as_ref()).await.map_err(SessionEnd::Refused)
         };
         let identity = identified.await.inspect_err(|end| {
-            refused::note(gateway, ask, None, Wish::default(), &end.label(), end.client_code());
+            let code = end.client_code();
+            refused::note(gateway, ask, None, Wish::default(), &end.label(), code, None);
         })?;
         if let Ok(limits) = gateway.limits(&identity) {
             opening.set_max_message_bytes(limits.max_message_bytes as u64);

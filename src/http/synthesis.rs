@@ -15,13 +15,13 @@ use secrecy::SecretString;
 use super::exchange::{Exchange, Presence};
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::{invalid_body, response};
-use super::refused::{self, Wish};
+use super::refused::{self, Refused, Wish};
 use super::{body, identify};
 use crate::auth::Identity;
 use crate::ids::VoiceId;
 use crate::protocol::{
-    AudioMeter, ClientKind, ClientMessage, DEFAULT_OUTPUT_FORMAT, Endpoint, InvalidMessage,
-    OutputFormat, Problem, Query, is_body_field, scan, with_body_field, with_voices_rewritten,
+    AudioMeter, ClientKind, ClientMessage, DEFAULT_OUTPUT_FORMAT, Endpoint, OutputFormat,
+    Problem, Query, is_body_field, scan, with_body_field, with_voices_rewritten,
     without_credentials,
 };
 use crate::quota::{AdmissionRequest, Limits, Refusal};
@@ -33,16 +33,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The longest `Accept` or `Content-Type` that goes up.
 const MAX_HEADER_BYTES: usize = 256;
-
-/// Why a request is not forwarded.
-enum Refused {
-    /// By a rule of the relay.
-    Problem(Problem),
-    /// The plan does not allow what is asked for; not counted yet.
-    Quota(Refusal),
-    /// The body cannot be counted.
-    Body(InvalidMessage),
-}
 
 /// Answers a request for speech.
 pub(super) async fn answer(
@@ -56,7 +46,8 @@ pub(super) async fn answer(
         Ok(identity) => identity,
         Err(problem) => {
             let wish = Wish::default();
-            refused::note(&gateway, &ask, None, wish, &problem.error, problem.status);
+            let status = problem.status;
+            refused::note(&gateway, &ask, None, wish, &problem.error, status, None);
             return response(&problem, ask.id);
         }
     };
@@ -141,8 +132,7 @@ async fn prepare(
                 .and_then(|narrowing| narrowing.max_characters),
             streaming: false,
         })
-        .await
-        .map_err(|refusal| Refused::Problem(Problem::from(&refusal)))?;
+        .await?;
     let mut tap = Tap::new(
         ask.id.to_string(),
         identity.client.as_str().into(),
@@ -289,31 +279,12 @@ fn refuse(
     wish: Wish,
     refused: Refused,
 ) -> Response {
-    let problem = match &refused {
-        Refused::Problem(problem) => problem.clone(),
-        Refused::Quota(refusal) => {
-            gateway.parts.quota.note_refusal(refusal);
-            Problem::from(refusal)
-        }
-        Refused::Body(invalid) => Problem::from(*invalid),
+    let problem = refused.problem();
+    let response = match &refused {
+        Refused::Body(invalid) => invalid_body(*invalid, ask.id),
+        Refused::Rule(_) | Refused::Limit(_) => response(&problem, ask.id),
     };
-    let response = match refused {
-        Refused::Body(invalid) => invalid_body(invalid, ask.id),
-        Refused::Problem(_) | Refused::Quota(_) => response(&problem, ask.id),
-    };
-    let status = response.status().as_u16();
-    refused::note(gateway, ask, Some(identity), wish, &problem.error, status);
+    let (ending, status) = (&problem.error, response.status().as_u16());
+    refused::note(gateway, ask, Some(identity), wish, ending, status, refused.limit());
     response
-}
-
-impl From<Problem> for Refused {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self::Quota(refusal)
-    }
 }

@@ -47,6 +47,11 @@ impl<M: Metric + Default, const N: usize> Family<M, N> {
         };
         Arc::clone(series.entry(key).or_default())
     }
+
+    /// Shows a metric that is kept elsewhere under these label values.
+    pub fn put(&self, values: [&str; N], metric: Arc<M>) {
+        self.series.write().insert(values.map(Box::from), metric);
+    }
 }
 
 impl<M: Metric, const N: usize> Metric for Family<M, N> {
@@ -107,6 +112,7 @@ mod tests {
             family.with([&n.to_string(), "x"]).inc();
         }
         family.with(["0", "x"]).add(5);
+        family.put(["kept", "elsewhere"], Arc::default());
         let mut page = Encoder::default();
         family.sample(&[], &mut page.family(Kind::Counter, "n_total", "N."));
         let page = page.finish();
@@ -116,6 +122,7 @@ mod tests {
             [
                 "xi_relay_n_total{a=\"0\",b=\"x\"} 6",
                 "xi_relay_n_total{a=\"1\",b=\"x\"} 1",
+                "xi_relay_n_total{a=\"kept\",b=\"elsewhere\"} 0",
                 "xi_relay_n_total{a=\"other\",b=\"other\"} 8",
             ]
         );

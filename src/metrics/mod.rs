@@ -130,15 +130,13 @@ metrics! {
         /// Characters that were charged and went upstream, by client and model.
         characters: Family<Counter, 2> =
             "characters_total", Family::new(["client", "model"], usize::MAX);
-        /// Requests and messages that were refused, by the limit or rule that refused them.
+        /// Sessions, requests and messages that were refused, by the limit or rule that did.
         refusals: Family<Counter, 1> = "refusals_total", Family::new(["limit"], MAX_SERIES);
         /// Time from the start of a session to its first audio.
         first_audio: Histogram = "first_audio_seconds", Histogram::new(&FIRST_AUDIO_NS);
         /// Time to connect a session upstream, with TLS and upgrade unless the connection was warm.
         upstream_connect: Histogram =
             "upstream_connect_seconds", Histogram::new(&UPSTREAM_CONNECT_NS);
-        /// Time from a message being read to its being written to the other side.
-        relay_message: Histogram = "relay_message_seconds", Histogram::new(&RELAY_MESSAGE_NS);
         /// HTTP requests answered, upgrades included, by endpoint and status.
         http_requests: Family<Counter, 2> =
             "http_requests_total", Family::new(["endpoint", "status"], MAX_SERIES);
@@ -158,13 +156,6 @@ const FIRST_AUDIO_NS: [u64; 14] = times(
 const UPSTREAM_CONNECT_NS: [u64; 13] = times(
     1_000_000,
     [1, 2, 5, 10, 25, 50, 100, 200, 350, 500, 1000, 2500, 10_000],
-);
-/// 5 µs to 100 ms.
-const RELAY_MESSAGE_NS: [u64; 12] = times(
-    1_000,
-    [
-        5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 100_000,
-    ],
 );
 
 /// Each of `numbers` in a unit of `ns` nanoseconds.

@@ -3,13 +3,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::client::Presence;
 use super::meter::Meter;
-use super::pace::Pace;
 use super::{Inner, Limits, Refusal};
 use crate::usage::{Characters, Charge, LedgerRow, Opening, Outcome, Record};
 
@@ -25,7 +23,6 @@ pub struct Admission {
     pub(super) ahead: Characters,
     pub(super) cap: Option<Characters>,
     pub(super) charged: Characters,
-    pub(super) pace: Pace,
     pub(super) settled: bool,
 }
 
@@ -78,7 +75,8 @@ impl Admission {
             return Some(Ok(()));
         }
         if let Err(refusal) = self.fits_session(characters) {
-            return Some(Err(self.inner.note(refusal)));
+            self.note_refusal(&refusal);
+            return Some(Err(refusal));
         }
         if !self.meter.try_take(characters, self.inner.now_ms()) {
             return None;
@@ -137,7 +135,10 @@ impl Admission {
                 self.charged += characters;
                 Ok(())
             }
-            Err(refusal) => Err(self.inner.note(refusal)),
+            Err(refusal) => {
+                self.note_refusal(&refusal);
+                Err(refusal)
+            }
         }
     }
 
@@ -155,16 +156,9 @@ impl Admission {
         }
     }
 
-    /// Counts one message of any kind against the plan's pace.
-    ///
-    /// # Errors
-    /// [`Refusal::MessageRate`] when it comes too fast.
-    pub fn count_message(&mut self, now: Instant) -> Result<(), Refusal> {
-        let limit = self.limits.max_messages_per_second;
-        if self.pace.allows(limit, now) {
-            return Ok(());
-        }
-        Err(self.inner.note(Refusal::MessageRate { limit }))
+    /// Counts a refusal that the session itself found, such as of a voice that a message names.
+    pub fn note_refusal(&self, refusal: &Refusal) {
+        self.inner.note(refusal);
     }
 
     /// What the session may do at present.

@@ -9,7 +9,6 @@ mod admission;
 mod client;
 mod limits;
 mod meter;
-mod pace;
 mod plan;
 mod rates;
 mod refusal;
@@ -17,7 +16,6 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,8 +30,8 @@ pub use self::subscription::{Subscription, User};
 
 use self::client::{Clients, Presence};
 use self::meter::Meter;
-use self::pace::Pace;
 use crate::ids::{ClientId, SessionId};
+use crate::metrics::Counter;
 use crate::usage::{
     Adjust, Admit, Admitted, Books, Characters, Charge, LedgerRow, LiveSession, Opening, Outcome,
     Record, Reserve, Reserved, Settle, Unavailable, Unit, WindowKey,
@@ -112,12 +110,10 @@ impl Quota {
     /// Leave to run one session, or which limit refuses it. A refused start costs nothing.
     ///
     /// # Errors
-    /// The limit. The caller enters the refusal with [`record_refused`](Self::record_refused).
+    /// The limit. The caller counts the refusal with [`note_refusal`](Self::note_refusal) and enters
+    /// it with [`record_refused`](Self::record_refused).
     pub async fn admit(&self, request: AdmissionRequest) -> Result<Admission, Refusal> {
-        self.inner
-            .admit(request)
-            .await
-            .map_err(|refusal| self.inner.note(refusal))
+        self.inner.admit(request).await
     }
 
     /// Enters a refused session or request in the ledger, in the background.
@@ -131,19 +127,14 @@ impl Quota {
         });
     }
 
-    /// Counts a refusal that was found outside, such as a voice named in a message.
+    /// Counts a refusal of a session or request. Those of an admission's messages it counts itself.
     pub fn note_refusal(&self, refusal: &Refusal) {
-        self.inner.refusals[refusal.index()].fetch_add(1, Ordering::Relaxed);
+        self.inner.note(refusal);
     }
 
-    /// Refusals since the process started, by the limit's name.
-    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let counts = self
-            .inner
-            .refusals
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed));
-        Refusal::LIMIT_NAMES.into_iter().zip(counts)
+    /// The counts of refusals by the limit's name.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, &Arc<Counter>)> {
+        Refusal::LIMIT_NAMES.into_iter().zip(&self.inner.refusals)
     }
 
     /// Characters that live sessions hold unspent.
@@ -172,7 +163,7 @@ struct Inner {
     books: Arc<Books>,
     rates: ArcSwap<Rates>,
     clients: Arc<Clients>,
-    refusals: [AtomicU64; Refusal::LIMIT_NAMES.len()],
+    refusals: [Arc<Counter>; Refusal::LIMIT_NAMES.len()],
     runtime: tokio::runtime::Handle,
 }
 
@@ -193,9 +184,8 @@ impl Inner {
         self.books.clock().now_ms()
     }
 
-    fn note(&self, refusal: Refusal) -> Refusal {
-        self.refusals[refusal.index()].fetch_add(1, Ordering::Relaxed);
-        refusal
+    fn note(&self, refusal: &Refusal) {
+        self.refusals[refusal.index()].inc();
     }
 
     async fn admit(self: &Arc<Self>, request: AdmissionRequest) -> Result<Admission, Refusal> {
@@ -253,7 +243,6 @@ impl Inner {
             ahead,
             cap,
             charged: 0,
-            pace: Pace::new(),
             settled: false,
         })
     }

@@ -94,7 +94,9 @@ impl Quota {
             Some(window) => {
                 let key = WindowKey::at(window.unit, window.per, self.inner.now_ms());
                 let used = self.inner.books.used(client, &[key]).await;
-                let used = used.map_err(|_| self.inner.note(Refusal::StoreUnavailable))?;
+                let used = used
+                    .map_err(|_| Refusal::StoreUnavailable)
+                    .inspect_err(|refusal| self.note_refusal(refusal))?;
                 let used = used.first().copied().unwrap_or(0);
                 let held = self
                     .inner

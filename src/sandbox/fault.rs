@@ -190,10 +190,7 @@ impl Fault {
     /// The refusal before the upgrade or in place of an HTTP answer, if this is one.
     pub(super) fn before_upgrade(self) -> Option<Refusal> {
         match self {
-            Self::Http(status) => Some(Refusal {
-                status,
-                ..Refusal::VENDOR_FAULT
-            }),
+            Self::Http(status) => Some(Refusal::of_status(status)),
             Self::Refuse(Refuse::UnsupportedModel) => Some(Refusal::unsupported_model("eleven_v3")),
             _ => None,
         }

@@ -13,13 +13,15 @@ use super::refusal::Refusal;
 use super::server::{self, Sandbox};
 
 /// The voices that are listed. Others exist too: see [`super::fault::check_voice`].
-const VOICES: [(&str, &str); 6] = [
+const VOICES: [(&str, &str); 7] = [
     ("AdaTone0000000000001", "Ada"),
     ("BasilTone00000000002", "Basil"),
     ("CleoTone000000000003", "Cleo"),
     ("DuncanTone0000000004", "Duncan"),
     ("EstherTone0000000005", "Esther"),
     ("FelixTone00000000006", "Felix"),
+    // A voice that every account of ElevenLabs has, so that examples made there work here.
+    ("JBFqnCBsd6RMkjVDRZzb", "George"),
 ];
 
 fn answer(sandbox: &Sandbox, request: &Request, body: impl FnOnce(&Query) -> Value) -> Response {
@@ -209,10 +211,10 @@ mod tests {
         let second = page(&Query::parse(Some(&format!(
             "page_size=4&next_page_token={token}"
         ))));
-        assert_eq!(second["voices"].as_array().map(Vec::len), Some(2));
+        assert_eq!(second["voices"].as_array().map(Vec::len), Some(3));
         assert_eq!(
             (&second["has_more"], &second["total_count"]),
-            (&json!(false), &json!(6))
+            (&json!(false), &json!(7))
         );
         let found = page(&Query::parse(Some("search=CLEO")));
         assert_eq!(found["voices"][0]["name"], "Cleo");

@@ -109,6 +109,28 @@ impl Refusal {
         None,
     );
 
+    /// The refusal of a voice that asks for this HTTP status.
+    pub(super) fn of_status(status: u16) -> Self {
+        let error = match status {
+            500.. => {
+                return Self {
+                    status,
+                    ..Self::VENDOR_FAULT
+                };
+            }
+            401 => "unauthorized",
+            403 => "forbidden",
+            404 => "not_found",
+            429 => "rate_limit_exceeded",
+            _ => "invalid_request",
+        };
+        let message = format!("This voice is refused with HTTP status {status}.");
+        Self {
+            message: message.into(),
+            ..refusal(error, "", status)
+        }
+    }
+
     /// The voice is not there.
     pub(super) fn unknown_voice(voice: &str) -> Self {
         Self {
@@ -274,6 +296,20 @@ mod tests {
             )
         );
         assert_eq!(refusal.reason().len(), 123);
+    }
+
+    #[test]
+    fn the_type_and_the_code_of_a_status_agree() {
+        let check = |status, kind, code| {
+            let body = Refusal::of_status(status).body("r");
+            let body: serde_json::Value = serde_json::from_str(&body).expect("a JSON body");
+            assert_eq!(body["detail"]["type"], kind, "{status}");
+            assert_eq!(body["detail"]["code"], code, "{status}");
+        };
+        check(403, "authentication_error", "forbidden");
+        check(418, "validation_error", "invalid_request");
+        check(429, "rate_limit_error", "rate_limit_exceeded");
+        check(503, "internal_error", "internal_server_error");
     }
 
     #[test]

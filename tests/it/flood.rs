@@ -198,6 +198,9 @@ fn messages_too_fast_are_refused_by_name() {
         let (heard, _) = conn.hear_out();
         assert!(heard.len() <= 100, "{} of 500 went up", heard.len());
     }
+    let metrics = relay.metrics();
+    let counted = r#"xi_relay_refusals_total{limit="message_rate"} 3"#;
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{Relay, Taken, Waiting, is_data};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
 use crate::ids::{Side, VoiceId};
 use crate::protocol::{ClientMessage, Problem, scan, with_voices_rewritten, without_credentials};
+use crate::quota::Refusal;
 
 /// Where the client's side of the conversation stands.
 #[derive(Default)]
@@ -80,7 +81,7 @@ where
                 Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
                 Step::Frame(frame) => {
                     if !self.frames.take(self.now) {
-                        return Err(SessionEnd::Refused(Problem::rate_limit_exceeded()));
+                        return Err(self.too_fast());
                     }
                     self.on_client_frame(cx, &frame, rest)?;
                     taken += frame.len;
@@ -147,7 +148,7 @@ where
         is_text: bool,
     ) -> Result<(), SessionEnd> {
         if !self.messages.take(self.now) {
-            return Err(SessionEnd::Refused(Problem::rate_limit_exceeded()));
+            return Err(self.too_fast());
         }
         if !is_text {
             return Err(SessionEnd::Refused(Problem::binary_message()));
@@ -204,7 +205,7 @@ where
                     limits.resolve_named(voice).is_ok() && self.token_allows_voice(voice)
                 });
             if !allowed {
-                return Err(SessionEnd::Refused(Problem::voice_not_allowed()));
+                return Err(self.refuse(&Refusal::Voice));
             }
             let with_voices = with_voices_rewritten(
                 rewritten.as_deref().unwrap_or(payload),
@@ -213,6 +214,16 @@ where
             rewritten = with_voices.or(rewritten);
         }
         Ok(rewritten)
+    }
+
+    fn too_fast(&self) -> SessionEnd {
+        self.refuse(&Refusal::MessageRate { limit: self.terms.limits.max_messages_per_second })
+    }
+
+    /// Ends the session by a limit that the admission does not see.
+    fn refuse(&self, refusal: &Refusal) -> SessionEnd {
+        self.admission.note_refusal(refusal);
+        SessionEnd::Refused(Problem::from(refusal))
     }
 
     /// Whether the token leaves `named` or the voice it stands for.
