@@ -1,10 +1,10 @@
 //! The commands: what they are called, and those that need no running relay.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 
 use super::health;
@@ -23,15 +23,40 @@ pub struct Arguments {
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// Write every session down in this directory, text and audio included, to be replayed
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SandboxArguments {
+    /// Answer as upstream did in the recorded sessions of this directory
+    #[arg(long, value_name = "DIR")]
+    replay: Option<PathBuf>,
+    /// How fast: as recorded, or as fast as possible
+    #[arg(long, value_enum, requires = "replay")]
+    replay_speed: Option<ReplaySpeed>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ReplaySpeed {
+    Recorded,
+    Fast,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay; this is what happens without a command
-    Serve,
+    Serve(ServeArguments),
     /// Run the offline ElevenLabs alone, at server.bind
     #[command(after_help = faults_help())]
-    Sandbox,
+    Sandbox(SandboxArguments),
     /// Check the settings and print them with secrets hidden
     Check,
     /// Make tokens for clients
@@ -76,13 +101,27 @@ pub enum Outcome {
 /// One line that names the cause and the cure.
 pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<Outcome> {
     let sources = || Sources::from_process(arguments.config.clone());
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => {
-            let sources = sources()?;
+    let top = arguments.serve;
+    match arguments.command.unwrap_or(Command::Serve(ServeArguments { record: None })) {
+        Command::Serve(serve) => {
+            let mut sources = sources()?;
+            if let Some(directory) = serve.record.or(top.record) {
+                sources.set("recording.directory", path_text(&directory)?);
+                sources.set("recording.sessions", "all");
+            }
             Ok(Outcome::Serve(Box::new(Settings::load(&sources)?), sources))
         }
-        Command::Sandbox => {
-            let settings = Settings::load_for_sandbox(&sources()?)?;
+        Command::Sandbox(sandbox) => {
+            let mut sources = sources()?;
+            if let Some(directory) = &sandbox.replay {
+                sources.set("sandbox.replay", path_text(directory)?);
+            }
+            match sandbox.replay_speed {
+                Some(ReplaySpeed::Recorded) => sources.set("sandbox.replay_pace", "recorded"),
+                Some(ReplaySpeed::Fast) => sources.set("sandbox.replay_pace", "fast"),
+                None => {}
+            }
+            let settings = Settings::load_for_sandbox(&sources)?;
             Ok(Outcome::Sandbox(Box::new(settings)))
         }
         Command::Check => check(&sources()?, out, remarks).map(|()| Outcome::Done),
@@ -116,6 +155,11 @@ fn faults_help() -> String {
         help.push_str(&format!("\n  {voice:<26} {what}"));
     }
     help
+}
+
+/// Settings are text.
+fn path_text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8 text", path.display()))
 }
 
 fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<()> {

@@ -23,7 +23,7 @@ use crate::http::{
 use crate::metrics::Metrics;
 use crate::protocol::{Problem, Secrets};
 use crate::quota::{Limits, Quota, Rates};
-use crate::session::{Registry, SessionEnd};
+use crate::session::{Recordings, Registry, SessionEnd};
 use crate::upstream::{BaseUrl, Upstream};
 use crate::{log, sandbox, usage};
 
@@ -52,14 +52,18 @@ pub fn run_sandbox(settings: &Settings) -> Result<()> {
     let log = log::init(&settings.log)?;
     let result = runtime()?.block_on(async {
         let mut signals = Signals::new().context("cannot catch signals")?;
+        let server = sandbox::Server::new(settings.sandbox.clone())?;
         let listener = listen("server.bind", settings.server.bind).await?;
         let address = listener.local_addr()?;
         say(&format!(
             "xi-relay sandbox, an offline ElevenLabs\n  listening  ws://{address} and http://{address}\n"
         ));
+        if let Some(directory) = &settings.sandbox.replay {
+            say(&format!("  replaying  the sessions recorded in {}\n", directory.display()));
+        }
         tracing::info!(address = %address, "listening");
         let stopped = CancellationToken::new();
-        let serving = sandbox::serve(listener, settings.sandbox.clone(), stopped.clone());
+        let serving = server.serve(listener, stopped.clone());
         let stopping = async {
             signals.stop().await;
             stopped.cancel();
@@ -82,7 +86,8 @@ fn runtime() -> Result<Runtime> {
 
 async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     let mut signals = Signals::new().context("cannot catch signals")?;
-    let max_sockets = max_sockets();
+    let recordings = recordings(&settings)?;
+    let max_sockets = max_sockets(recordings.is_some());
     let clients_listener = listen("server.bind", settings.server.bind).await?;
     let operator_listener = listen("operator.bind", settings.operator.bind).await?;
     let tls = ServerTls::load(&settings.server.tls)?.map(Arc::new);
@@ -137,6 +142,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         registry: Arc::clone(&registry),
         max_sockets,
         logs_text: settings.log.text == log::Text::Full,
+        recordings: recordings.clone(),
     });
 
     tokio::spawn({
@@ -179,6 +185,9 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     drain(&gateway, &registry, drain_timeout, &mut signals).await;
     stopped.cancel();
     books.close().await;
+    if let Some(recordings) = recordings {
+        finish(recordings).await;
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -253,11 +262,11 @@ fn sandbox_reason(settings: &Settings) -> Option<String> {
 
 /// Starts the sandbox on a port of its own; the relay knows it as any other upstream.
 async fn start_sandbox(settings: &Settings, stopped: CancellationToken) -> Result<BaseUrl> {
+    let server = sandbox::Server::new(settings.sandbox.clone())?;
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot start the sandbox")?;
     let address = listener.local_addr()?;
-    let config = settings.sandbox.clone();
     tokio::spawn(async move {
-        if let Err(error) = sandbox::serve(listener, config, stopped).await {
+        if let Err(error) = server.serve(listener, stopped).await {
             tracing::error!(cause = %error, "the sandbox has stopped");
         }
     });
@@ -285,10 +294,32 @@ fn plans(settings: &Settings) -> Result<Plans> {
     limits.collect()
 }
 
-/// Raises the limit on open files as far as allowed; two of them make a session.
-fn max_sockets() -> usize {
+/// Starts to record, if the settings say so.
+fn recordings(settings: &Settings) -> Result<Option<Arc<Recordings>>> {
+    Recordings::start(&settings.recording).with_context(|| {
+        let directory = settings.recording.directory.clone().unwrap_or_default();
+        let directory = directory.display();
+        format!("cannot record to {directory}; set `recording.directory` to one that can be written")
+    })
+}
+
+/// Lets recordings be written to their end. A disk that hangs is not waited for.
+async fn finish(recordings: Arc<Recordings>) {
+    let (done, finished) = tokio::sync::oneshot::channel();
+    // No thread of the runtime, which could not end before it.
+    std::thread::spawn(move || {
+        recordings.finish();
+        let _ = done.send(());
+    });
+    let _ = tokio::time::timeout(LAST_WORDS, finished).await;
+}
+
+/// Raises the limit on open files as far as allowed; two of them make a session, and one more its
+/// recording.
+fn max_sockets(records: bool) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX).max(1)
+    let files_per_session = if records { 3 } else { 2 };
+    usize::try_from(files.saturating_sub(RESERVED_FILES) / files_per_session).unwrap_or(usize::MAX).max(1)
 }
 
 fn announce(

@@ -17,7 +17,7 @@ use crate::ids::{SessionId, VoiceId};
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, Problem, Query, Secrets};
 use crate::quota::{Limits, Quota};
-use crate::session::{Registry, Timing};
+use crate::session::{Recordings, Registry, Timing};
 use crate::upstream::Upstream;
 
 /// How many of upstream's lists are held in memory at once; they may be long.
@@ -56,6 +56,8 @@ pub struct Parts {
     pub max_sockets: usize,
     /// Whether text stands in the log.
     pub logs_text: bool,
+    /// Where sessions are written down, if any are.
+    pub recordings: Option<Arc<Recordings>>,
 }
 
 /// What every request shares.

@@ -1,7 +1,7 @@
 //! From a known client to an open upstream: what its plan allows, admission, the dial.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -15,9 +15,12 @@ use super::refusal::response;
 use super::refused::{self, Refused, Wish};
 use crate::auth::Identity;
 use crate::ids::{SessionId, VoiceId};
-use crate::protocol::{DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, Query};
+use crate::protocol::{
+    DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, Query, RECORDING_VERSION,
+    RecordingHead,
+};
 use crate::quota::{self, Admission, AdmissionRequest, Limits};
-use crate::session::{Facts, Registration, SessionEnd, Terms, settle_unopened};
+use crate::session::{Facts, Recorder, Registration, SessionEnd, Terms, settle_unopened};
 use crate::upstream::{ConnectError, Connected, HandshakeError, Refusal};
 
 /// A client that has been let in, with its upstream open.
@@ -29,6 +32,8 @@ pub(super) struct Ready {
     pub(super) facts: Facts,
     /// One of the sessions that the account may have open on the dialogue sockets.
     pub(super) dialogue_slot: Option<OwnedSemaphorePermit>,
+    /// Where the session is written down, if it is.
+    pub(super) recorder: Option<Recorder>,
 }
 
 /// Why a client does not get its session.
@@ -105,7 +110,8 @@ pub(super) async fn open(
         Ok(connected) => {
             facts.trace_id.clone_from(&connected.trace_id);
             facts.connect_time = connected.took;
-            Ok(Ready { connected, terms, admission, registration, facts, dialogue_slot })
+            let recorder = recorder(gateway, ask, &terms.limits, voice.as_ref(), &query);
+            Ok(Ready { connected, terms, admission, registration, facts, dialogue_slot, recorder })
         }
         Err(denied) => {
             let end = denied.end(gateway);
@@ -161,6 +167,29 @@ fn plan(
         false => query.clamp_inactivity_timeout(longest),
     };
     Ok(Plan { limits, query, voice, inactivity, wish: wish.clone() })
+}
+
+/// Begins to write the session down, if it is to be.
+fn recorder(
+    gateway: &Gateway,
+    ask: &Ask,
+    limits: &Limits,
+    voice: Option<&VoiceId>,
+    query: &Query,
+) -> Option<Recorder> {
+    let recordings = gateway.parts.recordings.as_ref()?;
+    recordings.begin(limits.record, ask.id, ask.started, || {
+        let started = SystemTime::now() - ask.started.elapsed();
+        let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        RecordingHead {
+            xi_relay_recording: RECORDING_VERSION,
+            session: ask.id.to_string(),
+            endpoint: ask.endpoint.as_str().to_owned(),
+            voice: voice.map(ToString::to_string).unwrap_or_default(),
+            query: query.to_string(),
+            started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        }
+    })
 }
 
 /// A slot among upstream's dialogue sessions, which are held for their whole life.

@@ -192,12 +192,21 @@ async fn relay(
     started: Instant,
     place: Place,
 ) {
-    let Ready { connected, terms, admission, registration, facts, dialogue_slot } = ready;
+    let Ready { connected, terms, admission, registration, facts, dialogue_slot, recorder } = ready;
     let upstream = Peer { stream: connected.stream, read_ahead: connected.read_ahead };
     let metrics = Arc::clone(&gateway.parts.metrics);
     drop(gateway);
-    let session =
-        Session { client, upstream, terms, admission, registration, facts, metrics, started };
+    let session = Session {
+        client,
+        upstream,
+        terms,
+        admission,
+        registration,
+        facts,
+        metrics,
+        started,
+        recorder,
+    };
     // Boxed, so that the session is not held twice: as parts and as a whole.
     Box::pin(session.run()).await;
     drop((place, dialogue_slot));

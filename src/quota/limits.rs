@@ -39,7 +39,7 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Query parameters that are sent upstream whatever the client asked for.
     pub forced_parameters: Vec<(String, String)>,
-    /// Whether sessions may be recorded.
+    /// Whether sessions are recorded.
     pub record: bool,
     windows: Vec<WindowConfig>,
     voices: BTreeSet<VoiceId>,

@@ -7,6 +7,7 @@ mod farewell;
 mod ledger;
 mod leg;
 mod opening;
+mod recorder;
 mod registry;
 mod relay;
 mod scratch;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 pub use end::{Farewell, SessionEnd};
 pub(crate) use ledger::{report, settle, summarize};
 pub use opening::{Opening, without_credential};
+pub use recorder::{RecordedSessions, Recorder, RecordingConfig, Recordings};
 pub use registry::{Live, Registration, Registry, SessionRow};
 pub use relay::Terms;
 pub(crate) use tap::Tap;
@@ -131,6 +133,8 @@ pub struct Session<C, U> {
     pub metrics: Arc<Metrics>,
     /// When the client asked for it.
     pub started: Instant,
+    /// Where it is written down, if it is.
+    pub recorder: Option<Recorder>,
 }
 
 impl<C, U> Session<C, U>
@@ -167,8 +171,12 @@ where
             self.admission,
             Arc::clone(&live),
             tap,
+            self.recorder,
         );
         let end = relay.run().await;
+        if let Some(recorder) = relay.recorder.take() {
+            recorder.finish(&end);
+        }
         // What is left to do is allocated only now: most of a session's life is the line above.
         Box::pin(Self::finish(relay, end, registration, facts, metrics, started, timing)).await;
     }

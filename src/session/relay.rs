@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 use super::bucket::Bucket;
 use super::farewell::Parting;
 use super::leg::Leg;
+use super::recorder::Recorder;
 use super::scratch::{READ_BYTES, with_read_buffer};
 use super::tap::Tap;
 use super::{Live, SessionEnd, Timing};
@@ -56,6 +57,7 @@ pub(super) struct Relay<C, U> {
     pub(super) client: Leg<C>,
     pub(super) upstream: Leg<U>,
     pub(super) tap: Tap,
+    pub(super) recorder: Option<Recorder>,
     pub(super) admission: Admission,
     live: Arc<Live>,
     terms: Terms,
@@ -79,6 +81,8 @@ struct Waiting {
     /// The frame to be written once they are.
     frame: Vec<u8>,
     characters: u64,
+    /// The payload in it, for a session that is recorded.
+    recorded: Option<Vec<u8>>,
     reserving: Reserving,
 }
 
@@ -94,6 +98,7 @@ where
         admission: Admission,
         live: Arc<Live>,
         tap: Tap,
+        recorder: Option<Recorder>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -106,6 +111,7 @@ where
             client,
             upstream,
             tap,
+            recorder,
             admission,
             live,
             up: up::Up::default(),

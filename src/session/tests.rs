@@ -180,6 +180,7 @@ async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
         facts: Facts::default(),
         metrics: Arc::new(Metrics::default()),
         started: Instant::now(),
+        recorder: None,
     };
     Stage {
         client: Wire::new(client, Side::Client),

@@ -50,13 +50,16 @@ where
             return Poll::Ready(Ok(()));
         };
         let reserved = ready!(waiting.reserving.as_mut().poll(cx));
-        let Waiting { frame, characters, .. } =
+        let Waiting { frame, characters, recorded, .. } =
             self.up.waiting.take().expect("it was there a line above");
         if let Err(refusal) = self.admission.apply(reserved) {
             self.tap.refused(characters);
             return Poll::Ready(Err(SessionEnd::Refused(Problem::from(&refusal))));
         }
         self.tap.forwarded(characters);
+        if let Some(payload) = recorded {
+            self.record_up(&payload);
+        }
         self.write_up(cx, &frame);
         Poll::Ready(Ok(()))
     }
@@ -131,6 +134,9 @@ where
     /// Passes the client's close on and waits for upstream's, which may still have audio to send.
     fn on_client_close(&mut self, cx: &mut Context<'_>, close: Close) {
         self.tap.on_client_close(&close, self.now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.close(Side::Client, &close, self.now);
+        }
         if !self.up.is_cut {
             let sent =
                 self.upstream.write_close(cx, close.forwardable_code(), &close.reason, self.now);
@@ -167,6 +173,7 @@ where
         match self.admission.try_charge(characters) {
             Some(Ok(())) => {
                 self.tap.forwarded(characters);
+                self.record_up(rewritten.unwrap_or(payload));
                 match (rewritten, frame) {
                     (Some(payload), _) => self.write_up(cx, &self.masked(payload)),
                     (None, Some(frame)) => self.write_up(cx, frame),
@@ -179,12 +186,14 @@ where
                 Err(SessionEnd::Refused(Problem::from(&refusal)))
             }
             None => {
+                let recorded =
+                    self.recorder.is_some().then(|| rewritten.unwrap_or(payload).to_vec());
                 let frame = match (rewritten, frame) {
                     (Some(payload), _) => self.masked(payload),
                     (None, frame) => frame.unwrap_or_default().to_vec(),
                 };
                 let reserving = self.admission.reserve(characters);
-                self.up.waiting = Some(Waiting { frame, characters, reserving });
+                self.up.waiting = Some(Waiting { frame, characters, recorded, reserving });
                 Ok(())
             }
         }
@@ -243,6 +252,13 @@ where
         let mut frame = Vec::new();
         write_frame(&mut frame, Opcode::Text, payload, self.upstream.mask());
         frame
+    }
+
+    /// Writes down a message that goes up; it holds no credential any more.
+    fn record_up(&mut self, payload: &[u8]) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.message(Side::Client, payload, true, self.now);
+        }
     }
 
     /// Writes upstream. A failure ends nothing yet: upstream may have said why before it went.
