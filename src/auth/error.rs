@@ -47,59 +47,35 @@ pub enum AuthError {
     StoreUnavailable,
 }
 
-impl AuthError {
-    /// The machine-readable name a client reads.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Missing => "needs_authorization",
-            Self::Expired => "token_expired",
-            Self::Revoked => "token_revoked",
-            Self::KeysMissing | Self::StoreUnavailable => "system_busy",
-            Self::Unknown
-            | Self::NotYetValid
-            | Self::NoTime
-            | Self::NoSubject
-            | Self::WrongIssuer
-            | Self::WrongAudience
-            | Self::PlanUnknown => "invalid_api_key",
-        }
-    }
-
-    /// One sentence for the client. What a signature covers is named; nothing is repeated.
-    fn message(self) -> &'static str {
-        match self {
-            Self::Missing => {
-                "This needs a token: send one in the xi-api-key header, the query or the first message."
-            }
-            Self::Unknown => "The token is not known here or was already used.",
-            Self::Expired => "The token has expired: get a new one.",
-            Self::Revoked => "The token was revoked.",
-            Self::NotYetValid => "The token is not valid yet.",
-            Self::NoTime => {
-                "The token's exp claim is missing, or its exp or nbf claim is not a time."
-            }
-            Self::NoSubject => "The token has no sub claim that can be a client's id.",
-            Self::WrongIssuer => "The token's iss claim is not the issuer that this relay trusts.",
-            Self::WrongAudience => "The token's aud claim does not name this relay.",
-            Self::PlanUnknown => "The token names a plan that this relay does not have.",
-            Self::KeysMissing | Self::StoreUnavailable => {
-                "The relay cannot check tokens at the moment: try again."
-            }
-        }
-    }
-}
-
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
-        let busy = matches!(error, AuthError::KeysMissing | AuthError::StoreUnavailable);
-        Self {
-            error: Cow::Borrowed(error.code()),
-            message: Cow::Borrowed(error.message()),
-            close_code: if busy { 1013 } else { 1008 },
-            status: if busy { 503 } else { 401 },
-            retryable: busy,
-            retry_after: busy.then_some(1),
+        let invalid = |message: &'static str| Self {
+            message: Cow::Borrowed(message),
+            ..Self::invalid_api_key()
+        };
+        // What a signature covers is named; nothing is repeated.
+        match error {
+            AuthError::Missing => Self::needs_authorization(),
+            AuthError::Unknown => Self::invalid_api_key(),
+            AuthError::Expired => Self::token_expired(),
+            AuthError::Revoked => Self::token_revoked(),
+            AuthError::NotYetValid => invalid("The token is not valid yet."),
+            AuthError::NoTime => {
+                invalid("The token's exp claim is missing, or its exp or nbf claim is not a time.")
+            }
+            AuthError::NoSubject => {
+                invalid("The token has no sub claim that can be a client's id.")
+            }
+            AuthError::WrongIssuer => {
+                invalid("The token's iss claim is not the issuer that this relay trusts.")
+            }
+            AuthError::WrongAudience => invalid("The token's aud claim does not name this relay."),
+            AuthError::PlanUnknown => {
+                invalid("The token names a plan that this relay does not have.")
+            }
+            AuthError::KeysMissing | AuthError::StoreUnavailable => {
+                Self::system_busy().retry_after(1)
+            }
         }
     }
 }

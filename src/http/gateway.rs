@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::address::ConnectionBuckets;
 use super::{CallerRules, Config};
-use crate::auth::{self, Directory, Identity};
+use crate::auth::{self, AuthError, Directory, Identity};
 use crate::ids::{SessionId, VoiceId};
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, Problem, Query, Secrets};
@@ -182,7 +182,7 @@ impl Gateway {
     /// The limits of a client, narrowed to what its token allows.
     pub(super) fn limits(&self, identity: &Identity) -> Result<Arc<Limits>, Problem> {
         let plans = self.plans.load();
-        plans.get(&identity.plan).cloned().ok_or_else(Problem::invalid_api_key)
+        plans.get(&identity.plan).cloned().ok_or_else(|| AuthError::PlanUnknown.into())
     }
 }
 

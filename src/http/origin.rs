@@ -228,30 +228,12 @@ pub enum CallerError {
 
 impl From<CallerError> for Problem {
     fn from(error: CallerError) -> Self {
-        let (error, message, status) = match error {
-            CallerError::Malformed => (
-                "invalid_request",
+        match error {
+            CallerError::Malformed => Self::invalid_request(
                 "There must be one well-formed Host header and at most one Origin header.",
-                400,
             ),
-            CallerError::Origin => (
-                "origin_not_allowed",
-                "Pages of this origin may not use this relay: see server.allowed_origins.",
-                403,
-            ),
-            CallerError::Host => (
-                "host_not_allowed",
-                "This relay does not answer under this host name: see server.allowed_hosts.",
-                403,
-            ),
-        };
-        Self {
-            error: error.into(),
-            message: message.into(),
-            close_code: 1008,
-            status,
-            retryable: false,
-            retry_after: None,
+            CallerError::Origin => Self::origin_not_allowed(),
+            CallerError::Host => Self::host_not_allowed(),
         }
     }
 }

@@ -134,7 +134,7 @@ impl Problem {
         Self::refused(
             "invalid_api_key",
             401,
-            "Invalid API key: use a token that this relay knows.",
+            "Invalid API key or token: it is unknown here or used up; ask the relay's operator for one.",
         )
     }
 
@@ -164,7 +164,7 @@ impl Problem {
         Self::refused(
             "origin_not_allowed",
             403,
-            "Pages from this origin may not use the relay; add it to server.allowed_origins.",
+            "Pages from this origin may not use the relay; see server.allowed_origins, plan and token.",
         )
     }
 
@@ -174,17 +174,17 @@ impl Problem {
         Self::refused(
             "host_not_allowed",
             403,
-            "The relay is not known by this host name; add it to server.allowed_hosts.",
+            "The relay is not known by this host name; see server.allowed_hosts.",
         )
     }
 
-    /// A voice outside of the plan.
+    /// A voice outside of the plan, or of a narrowed token.
     #[must_use]
     pub fn voice_not_allowed() -> Self {
         Self::refused(
             "voice_not_allowed",
             403,
-            "Your plan does not allow this voice; use another.",
+            "Your plan or token does not allow this voice; use another.",
         )
     }
 

@@ -226,6 +226,7 @@ impl Admission {
                 Err(Refusal::SessionCharacters {
                     limit,
                     used: self.charged,
+                    asked: characters,
                 })
             }
             _ => Ok(()),

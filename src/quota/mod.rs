@@ -285,7 +285,7 @@ impl Inner {
     fn free_unsure(&self, opening: &Opening) {
         let mut record = Record::opened(opening);
         record.outcome = Outcome::Refused;
-        record.ending = Refusal::StoreUnavailable.error().to_owned();
+        record.ending = Refusal::StoreUnavailable.error().into_owned();
         record.milli_credits = 0;
         self.books.settle_later(Settle {
             record,

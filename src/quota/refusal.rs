@@ -36,6 +36,8 @@ pub enum Refusal {
         limit: Characters,
         /// What the session has used of it.
         used: Characters,
+        /// What the message asked for.
+        asked: Characters,
     },
     /// Messages come too fast.
     MessageRate {
@@ -99,74 +101,70 @@ impl Refusal {
 
     /// The machine-readable name: that of the ending and of the error frame.
     #[must_use]
-    pub fn error(&self) -> &'static str {
-        match self {
-            Self::Sessions { .. } => "too_many_concurrent_requests",
-            Self::Window {
-                unit: Unit::Characters | Unit::Credits,
-                ..
-            }
-            | Self::SessionCharacters { .. } => "quota_exceeded",
-            Self::Window {
-                unit: Unit::Sessions,
-                ..
-            }
-            | Self::MessageRate { .. } => "rate_limit_exceeded",
-            Self::Voice => "voice_not_allowed",
-            Self::Model => "model_not_allowed",
-            Self::OutputFormat => "output_format_not_allowed",
-            Self::StoreUnavailable => "system_busy",
-        }
-    }
-
-    fn message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Sessions { limit } => format!(
-                "All {limit} concurrent sessions of this client are in use; end one and try again."
-            )
-            .into(),
-            Self::Window { unit, per, limit, used, asked, resets_at, .. } => {
-                let (unit, per, resets) = (unit.as_str(), per.as_str(), utc_time(*resets_at));
-                let asked = match asked {
-                    0 => String::new(),
-                    asked => format!(", {asked} more were asked for"),
-                };
-                format!("{used} of {limit} {unit} per {per} are used{asked}; the limit resets at {resets}.")
-                    .into()
-            }
-            Self::SessionCharacters { limit, used } => format!(
-                "{used} of the {limit} characters that this session may send are used; open another session."
-            )
-            .into(),
-            Self::MessageRate { limit } => {
-                format!("More than {limit} messages per second; send fewer, longer ones.").into()
-            }
-            Self::Voice => "This client may not use that voice.".into(),
-            Self::Model => "This client may not use that model.".into(),
-            Self::OutputFormat => "This client may not use that output format.".into(),
-            Self::StoreUnavailable => "The relay cannot count right now; try again shortly.".into(),
-        }
+    pub fn error(&self) -> Cow<'static, str> {
+        Problem::from(self).error
     }
 }
 
 impl From<&Refusal> for Problem {
     fn from(refusal: &Refusal) -> Self {
-        let (close_code, status, retryable, retry_after) = match refusal {
-            Refusal::Sessions { .. } | Refusal::MessageRate { .. } => (1008, 429, true, Some(1)),
-            // What asks for more than the whole window is refused tomorrow too.
-            Refusal::Window { limit, asked, .. } if asked > limit => (1008, 429, false, None),
-            Refusal::Window { retry_after, .. } => (1008, 429, true, Some(*retry_after)),
-            Refusal::SessionCharacters { .. } => (1008, 429, false, None),
-            Refusal::Voice | Refusal::Model | Refusal::OutputFormat => (1008, 403, false, None),
-            Refusal::StoreUnavailable => (1013, 503, true, Some(1)),
-        };
-        Self {
-            error: refusal.error().into(),
-            message: refusal.message(),
-            close_code,
-            status,
-            retryable,
-            retry_after,
+        match *refusal {
+            Refusal::Sessions { limit } => Self::too_many_concurrent_requests(limit).retry_after(1),
+            Refusal::Window {
+                unit,
+                per,
+                limit,
+                used,
+                asked,
+                resets_at,
+                retry_after,
+            } => {
+                let (name, per, resets) = (unit.as_str(), per.as_str(), utc_time(resets_at));
+                let more = match asked {
+                    0 => String::new(),
+                    asked => format!(", {asked} more were asked for"),
+                };
+                let message = format!(
+                    "{used} of {limit} {name} per {per} are used{more}; the limit resets at {resets}."
+                );
+                // What asks for more than the whole window is refused tomorrow too.
+                let retry_after = (asked <= limit).then_some(retry_after);
+                match unit {
+                    Unit::Characters | Unit::Credits => Self::quota_exceeded(message, retry_after),
+                    Unit::Sessions => Self {
+                        message: message.into(),
+                        retryable: retry_after.is_some(),
+                        retry_after,
+                        ..Self::rate_limit_exceeded()
+                    },
+                }
+            }
+            Refusal::SessionCharacters { limit, asked, .. } if asked > limit => {
+                let message = format!(
+                    "{asked} characters are more than the {limit} that one session may send; \
+                     split the text over several sessions."
+                );
+                Self::quota_exceeded(message, None)
+            }
+            Refusal::SessionCharacters { limit, used, asked } => {
+                let message = format!(
+                    "{used} of the {limit} characters that one session may send are used, {asked} \
+                     more were asked for; open another session."
+                );
+                Self::quota_exceeded(message, None)
+            }
+            Refusal::MessageRate { limit } => {
+                let message =
+                    format!("More than {limit} messages per second; send fewer, longer ones.");
+                Self {
+                    message: message.into(),
+                    ..Self::rate_limit_exceeded().retry_after(1)
+                }
+            }
+            Refusal::Voice => Self::voice_not_allowed(),
+            Refusal::Model => Self::model_not_allowed(),
+            Refusal::OutputFormat => Self::output_format_not_allowed(),
+            Refusal::StoreUnavailable => Self::system_busy().retry_after(1),
         }
     }
 }
@@ -198,6 +196,26 @@ mod tests {
         );
         assert_eq!((problem.retryable, problem.retry_after), (true, Some(3600)));
         assert_eq!(refusal.limit_name(), "characters");
+    }
+
+    #[test]
+    fn a_message_that_no_session_could_send_is_told_apart() {
+        let message = |used, asked| {
+            let limit = 100;
+            let problem = Problem::from(&Refusal::SessionCharacters { limit, used, asked });
+            assert!(!problem.retryable && problem.error == "quota_exceeded");
+            problem.message
+        };
+        assert_eq!(
+            message(90, 11),
+            "90 of the 100 characters that one session may send are used, 11 more were asked for; \
+             open another session."
+        );
+        assert_eq!(
+            message(90, 101),
+            "101 characters are more than the 100 that one session may send; split the text over \
+             several sessions."
+        );
     }
 
     #[test]

@@ -332,6 +332,7 @@ async fn a_session_and_a_narrowed_token_have_limits_of_their_own() {
     let refusal = Refusal::SessionCharacters {
         limit: 100,
         used: 99,
+        asked: 2,
     };
     assert_eq!(admission.try_charge(2), Some(Err(refusal)));
     assert_eq!(admission.try_charge(1), Some(Ok(())));

@@ -126,7 +126,12 @@ where
 
     /// Forwards frames until the session ends, and says why it did.
     pub(super) async fn run(&mut self) -> SessionEnd {
-        std::future::poll_fn(|cx| self.poll(cx)).await
+        std::future::poll_fn(|cx| {
+            let polled = self.poll(cx);
+            self.tap.publish(&self.live);
+            polled
+        })
+        .await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
@@ -198,7 +203,6 @@ where
     }
 
     fn ping(&mut self, cx: &mut Context<'_>, side: Side) -> Result<(), SessionEnd> {
-        self.tap.publish(&self.live);
         let gone = match side {
             Side::Client => {
                 let may_write = self.down.is_at_frame_border();

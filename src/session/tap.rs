@@ -28,6 +28,8 @@ pub(crate) struct Tap {
     counts: Counts,
     contexts: Vec<Context>,
     kinds: KindCounts,
+    /// Whether the counts have changed since they were last published.
+    has_news: bool,
 }
 
 /// What a session has come to; the ledger's row and the metrics are made of it.
@@ -78,6 +80,7 @@ impl Tap {
             counts: Counts::default(),
             contexts: Vec::new(),
             kinds: Vec::new(),
+            has_news: false,
         }
     }
 
@@ -93,8 +96,11 @@ impl Tap {
         std::mem::take(&mut self.kinds)
     }
 
-    /// Shows the counts to `/sessions`.
-    pub(crate) fn publish(&self, live: &Live) {
+    /// Shows the counts to `/sessions`, if there is anything new to show.
+    pub(crate) fn publish(&mut self, live: &Live) {
+        if !std::mem::take(&mut self.has_news) {
+            return;
+        }
         let counts = &self.counts;
         live.characters.store(counts.forwarded, Ordering::Relaxed);
         live.messages_up.store(counts.messages_up, Ordering::Relaxed);
@@ -109,6 +115,7 @@ impl Tap {
         bytes: usize,
         now: Instant,
     ) {
+        self.has_news = true;
         self.counts.messages_up += 1;
         self.counts.bytes_up += bytes as u64;
         self.counts.asked += message.characters;
@@ -136,6 +143,7 @@ impl Tap {
 
     /// Characters that went up.
     pub(crate) fn forwarded(&mut self, characters: u64) {
+        self.has_news = true;
         self.counts.forwarded += characters;
     }
 
@@ -164,6 +172,7 @@ impl Tap {
     /// Counts a piece of an HTTP answer, of which `audio_bytes` are audio. Its line in the log is
     /// that of the whole answer.
     pub(crate) fn on_answer_piece(&mut self, bytes: u64, audio_bytes: u64, now: Instant) {
+        self.has_news = true;
         self.counts.messages_down = 1;
         self.counts.bytes_down += bytes;
         if audio_bytes > 0 {
@@ -198,6 +207,7 @@ impl Tap {
     fn on_seen(&mut self, message: &ServerMessage<'_>, bytes: u64, now: Instant) {
         let since_start = now - self.started;
         let kind = message.kind();
+        self.has_news = true;
         self.counts.messages_down += 1;
         self.counts.bytes_down += bytes;
         self.count_kind(Side::Upstream, kind.as_str(), usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::support::frame::Frame;
 use crate::support::http::Request;
-use crate::support::{PATH, TestRelay, Upstream, session};
+use crate::support::{PATH, TestRelay, Upstream, eventually, session};
 
 #[test]
 fn a_relay_at_rest_is_healthy_and_ready() {
@@ -42,6 +42,12 @@ fn live_sessions_are_counted_and_listed() {
     assert_eq!(sessions.len(), 1);
     assert_eq!(sessions[0]["client"], "web", "{sessions:?}");
     assert_eq!(sessions[0]["voice"], "VoiceAlpha0000000001", "{sessions:?}");
+    // Published a moment after the frames went on.
+    eventually("the counts of now", || {
+        let row = &relay.sessions()[0];
+        let counts = ["characters", "messages_up", "messages_down"].map(|name| row[name].as_u64());
+        (counts == [Some(12), Some(1), Some(1)]).then_some(())
+    });
     conn.send(Frame::close(1000, ""));
     client.expect_close(1000);
     relay.wait_until_idle();
