@@ -1,15 +1,17 @@
 //! The commands: what they are called, and those that need no running relay.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::health;
+use super::single_use::{REVOKED_FOR, key};
 use super::usage::{self, UsageArguments};
-use crate::auth::NewToken;
+use crate::auth::{NewToken, TokenHash};
 use crate::config::{Settings, Sources};
 use crate::ids::ClientId;
 use crate::sandbox;
@@ -59,7 +61,7 @@ enum Command {
     Sandbox(SandboxArguments),
     /// Check the settings and print them with secrets hidden
     Check,
-    /// Make tokens for clients
+    /// Make tokens for clients, and withdraw them
     #[command(subcommand)]
     Token(TokenCommand),
     /// Print who used what, from the usage store
@@ -78,6 +80,13 @@ enum TokenCommand {
         /// The plan whose limits apply
         #[arg(long, default_value = "default")]
         plan: String,
+    },
+    /// Withdraw a token; sessions that rest on it end within seconds
+    Revoke {
+        /// The token, or its SHA-256 in hex; "-" reads it from standard input, where other users of
+        /// the machine cannot see it
+        #[arg(value_parser = |text: &str| Ok::<_, Infallible>(SecretString::from(text)))]
+        token: SecretString,
     },
 }
 
@@ -129,6 +138,11 @@ pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -
             new_token(&client, &plan, out).context("cannot print the token")?;
             Ok(Outcome::Done)
         }
+        Command::Token(TokenCommand::Revoke { token }) => {
+            let settings = Settings::load(&sources()?)?;
+            revoke(token, &settings.usage, out)?;
+            Ok(Outcome::Done)
+        }
         Command::Usage(arguments) => {
             let settings = Settings::load(&sources()?)?;
             usage::print(&arguments, &settings.usage, out)?;
@@ -174,6 +188,31 @@ fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Res
         writeln!(remarks, "xi-relay: warning: {warning}")?;
     }
     Ok(())
+}
+
+/// Revokes a token in the store, from where running relays learn of it.
+fn revoke(token: SecretString, config: &crate::usage::Config, out: &mut dyn Write) -> Result<()> {
+    let token = match token.expose_secret() {
+        "-" => {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).context("cannot read the token")?;
+            line.into()
+        }
+        _ => token,
+    };
+    let token = SecretString::from(token.expose_secret().trim());
+    ensure!(!token.expose_secret().is_empty(), "an empty token cannot be revoked");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut waited = false;
+    for hash in TokenHash::all_to_revoke(&token) {
+        let revoked = crate::usage::revoke(config, key(hash), REVOKED_FOR);
+        waited |= runtime.block_on(revoked).map_err(|error| anyhow!("{error}"))?;
+    }
+    let what = match waited {
+        true => "revoked; it was a single-use token that nobody had used",
+        false => "revoked; sessions that rest on it end within seconds",
+    };
+    writeln!(out, "{what}").context("cannot print the answer")
 }
 
 fn new_token(client: &ClientId, plan: &str, out: &mut dyn Write) -> std::io::Result<()> {
@@ -255,6 +294,21 @@ mod tests {
         assert_eq!(row["token_sha256"].as_str(), Some(hash.as_str()));
         assert_eq!(row["id"].as_str(), Some("web"));
         assert_eq!(row["plan"].as_str(), Some("gold"));
+    }
+
+    #[test]
+    fn options_lie_over_the_settings() {
+        for line in ["xi-relay --record a/b", "xi-relay serve --record a/b"] {
+            let outcome = run(arguments(line), &mut Vec::new(), &mut Vec::new()).unwrap();
+            let Outcome::Serve(settings, _) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(settings.recording.directory, Some("a/b".into()));
+            assert_eq!(settings.recording.sessions, crate::session::RecordedSessions::All);
+        }
+        let line = "xi-relay sandbox --replay a --replay-speed fast";
+        let outcome = run(arguments(line), &mut Vec::new(), &mut Vec::new()).unwrap();
+        let Outcome::Sandbox(settings) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(settings.sandbox.replay, Some("a".into()));
+        assert_eq!(settings.sandbox.replay_pace, crate::sandbox::ReplayPace::Fast);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::banner::{Access, Facts, Upstream as Shown, banner};
 use super::signals::{Signals, Wish};
-use super::single_use::TokensInBooks;
+use super::single_use::{TokensInBooks, keep_learning_revoked, learn_revoked};
 use super::sources;
 use crate::auth::Directory;
 use crate::config::{Bind, Settings, Sources};
@@ -153,6 +153,9 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         let directory = Arc::clone(&directory);
         async move { directory.keep_keys_fresh().await }
     });
+    // A token that was revoked before the start opens nothing.
+    learn_revoked(&books, &directory).await;
+    tokio::spawn(keep_learning_revoked(Arc::clone(&books), Arc::clone(&directory)));
     tokio::spawn(recheck_on_changes(Arc::clone(&gateway)));
     let (address, operator) = (clients_listener.local_addr()?, operator_listener.local_addr()?);
     tokio::spawn(serve_clients(

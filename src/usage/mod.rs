@@ -18,7 +18,7 @@ mod window;
 #[cfg(test)]
 pub(crate) mod suite;
 
-pub use books::{Books, LiveSession, Reader, Unavailable, open, open_reader};
+pub use books::{Books, LiveSession, Reader, Unavailable, open, open_reader, revoke};
 pub use clock::WallClock;
 pub use config::{Config, OnStoreFailure, OpenError, RedisUrl, StoreUrl, Synchronous};
 pub use counters::{Counters, Histogram, Operation};
