@@ -111,7 +111,10 @@ pub enum Outcome {
 pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<Outcome> {
     let sources = || Sources::from_process(arguments.config.clone());
     let top = arguments.serve;
-    match arguments.command.unwrap_or(Command::Serve(ServeArguments { record: None })) {
+    match arguments
+        .command
+        .unwrap_or(Command::Serve(ServeArguments { record: None }))
+    {
         Command::Serve(serve) => {
             let mut sources = sources()?;
             if let Some(directory) = serve.record.or(top.record) {
@@ -173,7 +176,8 @@ fn faults_help() -> String {
 
 /// Settings are text.
 fn path_text(path: &Path) -> Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8 text", path.display()))
+    path.to_str()
+        .with_context(|| format!("{} is not UTF-8 text", path.display()))
 }
 
 fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<()> {
@@ -195,18 +199,27 @@ fn revoke(token: SecretString, config: &crate::usage::Config, out: &mut dyn Writ
     let token = match token.expose_secret() {
         "-" => {
             let mut line = String::new();
-            std::io::stdin().read_line(&mut line).context("cannot read the token")?;
+            std::io::stdin()
+                .read_line(&mut line)
+                .context("cannot read the token")?;
             line.into()
         }
         _ => token,
     };
     let token = SecretString::from(token.expose_secret().trim());
-    ensure!(!token.expose_secret().is_empty(), "an empty token cannot be revoked");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    ensure!(
+        !token.expose_secret().is_empty(),
+        "an empty token cannot be revoked"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut waited = false;
     for hash in TokenHash::all_to_revoke(&token) {
         let revoked = crate::usage::revoke(config, key(hash), REVOKED_FOR);
-        waited |= runtime.block_on(revoked).map_err(|error| anyhow!("{error}"))?;
+        waited |= runtime
+            .block_on(revoked)
+            .map_err(|error| anyhow!("{error}"))?;
     }
     let what = match waited {
         true => "revoked; it was a single-use token that nobody had used",
@@ -300,15 +313,25 @@ mod tests {
     fn options_lie_over_the_settings() {
         for line in ["xi-relay --record a/b", "xi-relay serve --record a/b"] {
             let outcome = run(arguments(line), &mut Vec::new(), &mut Vec::new()).unwrap();
-            let Outcome::Serve(settings, _) = outcome else { panic!("{outcome:?}") };
+            let Outcome::Serve(settings, _) = outcome else {
+                panic!("{outcome:?}")
+            };
             assert_eq!(settings.recording.directory, Some("a/b".into()));
-            assert_eq!(settings.recording.sessions, crate::session::RecordedSessions::All);
+            assert_eq!(
+                settings.recording.sessions,
+                crate::session::RecordedSessions::All
+            );
         }
         let line = "xi-relay sandbox --replay a --replay-speed fast";
         let outcome = run(arguments(line), &mut Vec::new(), &mut Vec::new()).unwrap();
-        let Outcome::Sandbox(settings) = outcome else { panic!("{outcome:?}") };
+        let Outcome::Sandbox(settings) = outcome else {
+            panic!("{outcome:?}")
+        };
         assert_eq!(settings.sandbox.replay, Some("a".into()));
-        assert_eq!(settings.sandbox.replay_pace, crate::sandbox::ReplayPace::Fast);
+        assert_eq!(
+            settings.sandbox.replay_pace,
+            crate::sandbox::ReplayPace::Fast
+        );
     }
 
     #[test]

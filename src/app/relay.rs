@@ -81,7 +81,10 @@ fn runtime() -> Result<Runtime> {
         true => tokio::runtime::Builder::new_current_thread(),
         false => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.enable_all().build().context("cannot start the runtime")
+    builder
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
@@ -96,7 +99,14 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     let sandbox_reason = sandbox_reason(&settings);
     let (base_url, is_local) = match sandbox_reason {
         Some(_) => (start_sandbox(&settings, stopped.clone()).await?, true),
-        None => (settings.upstream.base_url.clone().unwrap_or_else(BaseUrl::elevenlabs), false),
+        None => (
+            settings
+                .upstream
+                .base_url
+                .clone()
+                .unwrap_or_else(BaseUrl::elevenlabs),
+            false,
+        ),
     };
     let api_key = match (&settings.api_key, is_local) {
         (None, true) => Some("sandbox".to_owned().into()),
@@ -118,7 +128,10 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         &plan_names(&settings),
         Arc::new(TokensInBooks(Arc::clone(&books))),
     )?);
-    let metrics = Arc::new(Metrics::new(&settings.metrics, settings.rates.0.keys().cloned()));
+    let metrics = Arc::new(Metrics::new(
+        &settings.metrics,
+        settings.rates.0.keys().cloned(),
+    ));
     log::register_metrics(&metrics);
     sources::register_upstream(&metrics, Arc::clone(&upstream));
     sources::register_quota(&metrics, quota.clone());
@@ -155,24 +168,48 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     });
     // A token that was revoked before the start opens nothing.
     learn_revoked(&books, &directory).await;
-    tokio::spawn(keep_learning_revoked(Arc::clone(&books), Arc::clone(&directory)));
+    tokio::spawn(keep_learning_revoked(
+        Arc::clone(&books),
+        Arc::clone(&directory),
+    ));
     tokio::spawn(recheck_on_changes(Arc::clone(&gateway)));
-    let (address, operator) = (clients_listener.local_addr()?, operator_listener.local_addr()?);
+    let (address, operator) = (
+        clients_listener.local_addr()?,
+        operator_listener.local_addr()?,
+    );
     tokio::spawn(serve_clients(
         clients_listener,
         tls.clone(),
         Arc::clone(&gateway),
         stopped.clone(),
     ));
-    tokio::spawn(serve_operator(operator_listener, Arc::clone(&gateway), stopped.clone()));
-    announce(&settings, address, operator, tls.as_deref(), &base_url, sandbox_reason.as_deref());
+    tokio::spawn(serve_operator(
+        operator_listener,
+        Arc::clone(&gateway),
+        stopped.clone(),
+    ));
+    announce(
+        &settings,
+        address,
+        operator,
+        tls.as_deref(),
+        &base_url,
+        sandbox_reason.as_deref(),
+    );
 
     let mut drain_timeout = settings.server.drain_timeout;
     loop {
         match signals.next().await {
             Wish::Stop => break,
             Wish::Reload => {
-                match reload(sources, &gateway, &directory, &quota, tls.as_deref(), &upstream) {
+                match reload(
+                    sources,
+                    &gateway,
+                    &directory,
+                    &quota,
+                    tls.as_deref(),
+                    &upstream,
+                ) {
                     Ok(settings) => {
                         drain_timeout = settings.server.drain_timeout;
                         tracing::info!("configuration reloaded");
@@ -266,7 +303,9 @@ fn sandbox_reason(settings: &Settings) -> Option<String> {
 /// Starts the sandbox on a port of its own; the relay knows it as any other upstream.
 async fn start_sandbox(settings: &Settings, stopped: CancellationToken) -> Result<BaseUrl> {
     let server = sandbox::Server::new(settings.sandbox.clone())?;
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot start the sandbox")?;
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .context("cannot start the sandbox")?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         if let Err(error) = server.serve(listener, stopped).await {
@@ -286,7 +325,11 @@ async fn listen(key: &str, bind: Bind) -> Result<TcpListener> {
 }
 
 fn plan_names(settings: &Settings) -> BTreeSet<Arc<str>> {
-    settings.plans.keys().map(|name| name.as_str().into()).collect()
+    settings
+        .plans
+        .keys()
+        .map(|name| name.as_str().into())
+        .collect()
 }
 
 fn plans(settings: &Settings) -> Result<Plans> {
@@ -302,7 +345,9 @@ fn recordings(settings: &Settings) -> Result<Option<Arc<Recordings>>> {
     Recordings::start(&settings.recording).with_context(|| {
         let directory = settings.recording.directory.clone().unwrap_or_default();
         let directory = directory.display();
-        format!("cannot record to {directory}; set `recording.directory` to one that can be written")
+        format!(
+            "cannot record to {directory}; set `recording.directory` to one that can be written"
+        )
     })
 }
 
@@ -322,7 +367,9 @@ async fn finish(recordings: Arc<Recordings>) {
 fn max_sockets(records: bool) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let files_per_session = if records { 3 } else { 2 };
-    usize::try_from(files.saturating_sub(RESERVED_FILES) / files_per_session).unwrap_or(usize::MAX).max(1)
+    usize::try_from(files.saturating_sub(RESERVED_FILES) / files_per_session)
+        .unwrap_or(usize::MAX)
+        .max(1)
 }
 
 fn announce(

@@ -26,8 +26,13 @@ impl TokenStore for TokensInBooks {
         expires_at: SystemTime,
     ) -> BoxFuture<'_, Result<(), TokenStoreError>> {
         async move {
-            let life = expires_at.duration_since(SystemTime::now()).unwrap_or_default();
-            self.0.put_token(key(token), &record, life).await.map_err(unavailable)
+            let life = expires_at
+                .duration_since(SystemTime::now())
+                .unwrap_or_default();
+            self.0
+                .put_token(key(token), &record, life)
+                .await
+                .map_err(unavailable)
         }
         .boxed()
     }
@@ -43,7 +48,10 @@ impl TokenStore for TokensInBooks {
     fn revoke(&self, token: TokenHash) -> BoxFuture<'_, Result<bool, TokenStoreError>> {
         async move {
             let found = self.0.take_token(key(token)).await.map_err(unavailable)?;
-            self.0.revoke(key(token), REVOKED_FOR).await.map_err(unavailable)?;
+            self.0
+                .revoke(key(token), REVOKED_FOR)
+                .await
+                .map_err(unavailable)?;
             Ok(found.is_some())
         }
         .boxed()

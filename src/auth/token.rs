@@ -51,7 +51,10 @@ impl TokenHash {
     pub fn all_to_revoke(named: &SecretString) -> Vec<Self> {
         let mut hashes = vec![Self::of(named)];
         // Both a client's own token and a JWT may have three parts.
-        let others = [Some(Self::to_revoke(named)), named.expose_secret().parse().ok()];
+        let others = [
+            Some(Self::to_revoke(named)),
+            named.expose_secret().parse().ok(),
+        ];
         for hash in others.into_iter().flatten() {
             if !hashes.contains(&hash) {
                 hashes.push(hash);

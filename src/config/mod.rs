@@ -110,7 +110,8 @@ impl Sources {
     /// lies over the whole environment.
     pub fn set(&mut self, key: &str, value: &str) {
         let name = format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").to_uppercase());
-        self.variables.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+        self.variables
+            .retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
         self.variables.push((name, value.to_owned()));
     }
 

@@ -87,7 +87,10 @@ fn plans(settings: &Settings) -> Result<(), Error> {
         )));
     }
     Rates::new(&settings.rates).map_err(|error| Error::overall(error.to_string()))?;
-    settings.usage.validate().map_err(|error| Error::overall(format!("usage.{error}")))
+    settings
+        .usage
+        .validate()
+        .map_err(|error| Error::overall(format!("usage.{error}")))
 }
 
 fn clients(settings: &Settings) -> Result<(), Error> {

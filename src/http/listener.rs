@@ -17,8 +17,8 @@ use tower::ServiceExt;
 use super::client_stream::ClientStream;
 use super::dispatch::{Remote, router};
 use super::gateway::Gateway;
-use super::tls::ServerTls;
 use super::operator;
+use super::tls::ServerTls;
 
 /// The largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;

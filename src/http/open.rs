@@ -73,11 +73,25 @@ pub(super) async fn open(
         Err(refused) => {
             let problem = refused.problem();
             let (ending, code) = (&problem.error, problem.close_code);
-            refused::note(gateway, ask, Some(&identity), wish, ending, code, refused.limit());
+            refused::note(
+                gateway,
+                ask,
+                Some(&identity),
+                wish,
+                ending,
+                code,
+                refused.limit(),
+            );
             return Err(Denied::Problem(problem));
         }
     };
-    let Plan { limits, query, voice, inactivity, wish } = plan;
+    let Plan {
+        limits,
+        query,
+        voice,
+        inactivity,
+        wish,
+    } = plan;
     let terms = Terms {
         dialect: ask.endpoint.dialect().expect("only sockets come here"),
         limits,
@@ -98,8 +112,11 @@ pub(super) async fn open(
         ..Facts::default()
     };
     let path = ask.endpoint.upstream_path(voice.as_ref());
-    let path_and_query =
-        if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") };
+    let path_and_query = if query.is_empty() {
+        path.into_owned()
+    } else {
+        format!("{path}?{query}")
+    };
     let connected = tokio::select! {
         connected = gateway.parts.upstream.connect(&path_and_query) => {
             connected.map_err(|error| denied(ask, error))
@@ -111,7 +128,15 @@ pub(super) async fn open(
             facts.trace_id.clone_from(&connected.trace_id);
             facts.connect_time = connected.took;
             let recorder = recorder(gateway, ask, &terms.limits, voice.as_ref(), &query);
-            Ok(Ready { connected, terms, admission, registration, facts, dialogue_slot, recorder })
+            Ok(Ready {
+                connected,
+                terms,
+                admission,
+                registration,
+                facts,
+                dialogue_slot,
+                recorder,
+            })
         }
         Err(denied) => {
             let end = denied.end(gateway);
@@ -166,7 +191,13 @@ fn plan(
         true => DEFAULT_INACTIVITY_TIMEOUT.min(longest),
         false => query.clamp_inactivity_timeout(longest),
     };
-    Ok(Plan { limits, query, voice, inactivity, wish: wish.clone() })
+    Ok(Plan {
+        limits,
+        query,
+        voice,
+        inactivity,
+        wish: wish.clone(),
+    })
 }
 
 /// Begins to write the session down, if it is to be.
@@ -180,7 +211,9 @@ fn recorder(
     let recordings = gateway.parts.recordings.as_ref()?;
     recordings.begin(limits.record, ask.id, ask.started, || {
         let started = SystemTime::now() - ask.started.elapsed();
-        let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started = started
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         RecordingHead {
             xi_relay_recording: RECORDING_VERSION,
             session: ask.id.to_string(),
@@ -193,15 +226,15 @@ fn recorder(
 }
 
 /// A slot among upstream's dialogue sessions, which are held for their whole life.
-fn dialogue_slot(
-    gateway: &Gateway,
-    ask: &Ask,
-) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+fn dialogue_slot(gateway: &Gateway, ask: &Ask) -> Result<Option<OwnedSemaphorePermit>, Problem> {
     if !ask.endpoint.is_dialogue() {
         return Ok(None);
     }
     let slots = Arc::clone(&gateway.dialogue_slots);
-    slots.try_acquire_owned().map(Some).map_err(|_| Problem::system_busy())
+    slots
+        .try_acquire_owned()
+        .map(Some)
+        .map_err(|_| Problem::system_busy())
 }
 
 async fn admit(
@@ -218,7 +251,10 @@ async fn admit(
         voice: plan.voice.clone(),
         model: plan.wish.model.clone(),
         format: plan.wish.format.clone(),
-        cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
+        cap: identity
+            .narrowing
+            .as_ref()
+            .and_then(|narrowing| narrowing.max_characters),
         streaming: true,
     };
     gateway.parts.quota.admit(request).await
@@ -264,9 +300,14 @@ impl Denied {
         for (name, value) in [
             (CONTENT_TYPE, &refusal.content_type),
             (RETRY_AFTER, &refusal.retry_after),
-            (http::HeaderName::from_static("x-trace-id"), &refusal.trace_id),
+            (
+                http::HeaderName::from_static("x-trace-id"),
+                &refusal.trace_id,
+            ),
         ] {
-            let value = value.as_deref().and_then(|value| HeaderValue::from_str(value).ok());
+            let value = value
+                .as_deref()
+                .and_then(|value| HeaderValue::from_str(value).ok());
             if let Some(value) = value {
                 headers.insert(name, value);
             }

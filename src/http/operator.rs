@@ -58,7 +58,11 @@ async fn only_this_machine(request: Request, next: Next) -> Response {
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    ([(CONTENT_TYPE, CONTENT_TYPE_OF_METRICS)], gateway.parts.metrics.render()).into_response()
+    (
+        [(CONTENT_TYPE, CONTENT_TYPE_OF_METRICS)],
+        gateway.parts.metrics.render(),
+    )
+        .into_response()
 }
 
 /// What `/usage` may be asked: days as `YYYY-MM-DD`, `until` not included.
@@ -76,13 +80,25 @@ async fn usage(
     State(gateway): State<Arc<Gateway>>,
     Query(question): Query<UsageQuestion>,
 ) -> Response {
-    let UsageQuestion { since, until, client, by } = question;
-    let query = usage::Query { since, until, client, by: by.unwrap_or_default() };
+    let UsageQuestion {
+        since,
+        until,
+        client,
+        by,
+    } = question;
+    let query = usage::Query {
+        since,
+        until,
+        client,
+        by: by.unwrap_or_default(),
+    };
     match gateway.parts.quota.books().usage(&query).await {
         Ok(rows) => Json(rows).into_response(),
-        Err(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the usage store does not answer\n").into_response()
-        }
+        Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the usage store does not answer\n",
+        )
+            .into_response(),
     }
 }
 
@@ -98,11 +114,23 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     } else {
         return "ready\n".into_response();
     };
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not ready: {reason}\n"),
+    )
+        .into_response()
 }
 
 async fn sessions(State(gateway): State<Arc<Gateway>>) -> Json<Vec<SessionRow>> {
-    Json(gateway.parts.registry.all().iter().map(|live| live.row()).collect())
+    Json(
+        gateway
+            .parts
+            .registry
+            .all()
+            .iter()
+            .map(|live| live.row())
+            .collect(),
+    )
 }
 
 /// Withdraws the token in the body, given as it is or by its SHA-256: a single-use token opens
@@ -135,7 +163,10 @@ async fn revoke_token(State(gateway): State<Arc<Gateway>>, body: Body) -> Respon
     StatusCode::NO_CONTENT.into_response()
 }
 
-async fn end_session(State(gateway): State<Arc<Gateway>>, Path(session): Path<String>) -> StatusCode {
+async fn end_session(
+    State(gateway): State<Arc<Gateway>>,
+    Path(session): Path<String>,
+) -> StatusCode {
     let end = SessionEnd::Refused(Problem::session_ended());
     match SessionId::parse(&session) {
         Some(session) if gateway.parts.registry.end(session, end) => StatusCode::NO_CONTENT,

@@ -72,23 +72,43 @@ mod tests {
     #[track_caller]
     fn check(recorded: &Recorded<'_>, line: &str) {
         assert_eq!(serde_json::to_string(recorded).unwrap(), line);
-        assert_eq!(&serde_json::from_str::<Recorded<'_>>(line).unwrap(), recorded);
+        assert_eq!(
+            &serde_json::from_str::<Recorded<'_>>(line).unwrap(),
+            recorded
+        );
     }
 
     #[test]
     fn lines_read_back_as_they_were_written() {
-        let text = Crossed::Text { data: r#"{"text":"Ää \n"}"#.into() };
+        let text = Crossed::Text {
+            data: r#"{"text":"Ää \n"}"#.into(),
+        };
         check(
-            &Recorded { at_ms: 12, from: Side::Client, what: text },
+            &Recorded {
+                at_ms: 12,
+                from: Side::Client,
+                what: text,
+            },
             r#"{"at_ms":12,"from":"client","kind":"text","data":"{\"text\":\"Ää \\n\"}"}"#,
         );
-        let close = Crossed::Close { code: Some(1000), reason: "".into() };
+        let close = Crossed::Close {
+            code: Some(1000),
+            reason: "".into(),
+        };
         check(
-            &Recorded { at_ms: 80, from: Side::Upstream, what: close },
+            &Recorded {
+                at_ms: 80,
+                from: Side::Upstream,
+                what: close,
+            },
             r#"{"at_ms":80,"from":"upstream","kind":"close","code":1000,"reason":""}"#,
         );
         check(
-            &Recorded { at_ms: 80, from: Side::Upstream, what: Crossed::Lost },
+            &Recorded {
+                at_ms: 80,
+                from: Side::Upstream,
+                what: Crossed::Lost,
+            },
             r#"{"at_ms":80,"from":"upstream","kind":"lost"}"#,
         );
     }

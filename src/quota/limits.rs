@@ -142,7 +142,11 @@ impl Limits {
         let allowed = !self.restricts_voices()
             || self.voices.contains(named)
             || self.aliases.values().any(|voice| voice.as_str() == named);
-        if allowed { Ok(None) } else { Err(Refusal::Voice) }
+        if allowed {
+            Ok(None)
+        } else {
+            Err(Refusal::Voice)
+        }
     }
 
     /// Whether some voices may not be used.

@@ -89,7 +89,8 @@ impl Meter {
             Self::SHORT_LIFE_MS..Self::LONG_LIFE_MS => size,
             _ => (size / 2).max(Self::FIRST_BLOCK),
         };
-        self.block_size.store(next.min(most.max(Self::FIRST_BLOCK)), Ordering::Relaxed);
+        self.block_size
+            .store(next.min(most.max(Self::FIRST_BLOCK)), Ordering::Relaxed);
         next.min(most)
     }
 

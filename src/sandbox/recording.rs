@@ -99,11 +99,17 @@ pub(super) enum Step {
 impl Recordings {
     /// Reads all recordings of a directory.
     pub(super) fn load(directory: &Path) -> Result<Self, ReplayError> {
-        let unreadable = |cause| ReplayError::Unreadable { path: directory.to_owned(), cause };
+        let unreadable = |cause| ReplayError::Unreadable {
+            path: directory.to_owned(),
+            cause,
+        };
         let entries = fs::read_dir(directory).map_err(unreadable)?;
         let paths = entries.map(|entry| entry.map(|entry| entry.path()));
         let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == EXTENSION));
+        paths.retain(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == EXTENSION)
+        });
         // The same one is chosen each time.
         paths.sort();
         if paths.is_empty() {
@@ -111,11 +117,16 @@ impl Recordings {
         }
         let mut by_place: HashMap<_, Vec<_>> = HashMap::new();
         for path in paths {
-            let text = fs::read_to_string(&path)
-                .map_err(|cause| ReplayError::Unreadable { path: path.clone(), cause })?;
+            let text = fs::read_to_string(&path).map_err(|cause| ReplayError::Unreadable {
+                path: path.clone(),
+                cause,
+            })?;
             let (head, recording) = Recording::parse(&text)
                 .map_err(|(line, cause)| ReplayError::Malformed { path, line, cause })?;
-            by_place.entry((head.endpoint, head.voice)).or_default().push(Arc::new(recording));
+            by_place
+                .entry((head.endpoint, head.voice))
+                .or_default()
+                .push(Arc::new(recording));
         }
         Ok(Self(by_place))
     }
@@ -133,13 +144,18 @@ impl Recording {
     /// Reads a file; an error names the line.
     pub(super) fn parse(text: &str) -> Result<(RecordingHead, Self), (usize, &'static str)> {
         let mut lines = text.lines().zip(1..);
-        let head = lines.next().and_then(|(line, _)| serde_json::from_str(line).ok());
+        let head = lines
+            .next()
+            .and_then(|(line, _)| serde_json::from_str(line).ok());
         let head: RecordingHead = head.ok_or((1, "not the head of a recording"))?;
         if head.xi_relay_recording != RECORDING_VERSION {
             return Err((1, "of another version"));
         }
         let pairs = url::form_urlencoded::parse(head.query.as_bytes());
-        let mut recording = Self { query: pairs.into_owned().collect(), ..Self::default() };
+        let mut recording = Self {
+            query: pairs.into_owned().collect(),
+            ..Self::default()
+        };
         let mut last_said_ms = 0;
         for (line, number) in lines {
             let recorded: Recorded<'_> =
@@ -159,20 +175,26 @@ impl Recording {
                 }
                 (Side::Upstream, Crossed::Close { code, reason }) => {
                     // 1005 stands for a close frame without a code.
-                    Out::Close { code: code.unwrap_or(1005), reason: reason.into_owned() }
+                    Out::Close {
+                        code: code.unwrap_or(1005),
+                        reason: reason.into_owned(),
+                    }
                 }
                 (Side::Upstream, Crossed::Lost) => Out::Drop,
             };
             let delay = Duration::from_millis(recorded.at_ms.saturating_sub(last_said_ms));
-            recording.cues.push(Cue { after: recording.said.steps.len(), delay, out });
+            recording.cues.push(Cue {
+                after: recording.said.steps.len(),
+                delay,
+                out,
+            });
         }
         Ok((head, recording))
     }
 
     /// How far the query is from the recorded one; only the order counts.
     fn distance(&self, query: &Query) -> usize {
-        let differs =
-            |(name, value): &&(String, String)| query.get(name) != Some(value.as_str());
+        let differs = |(name, value): &&(String, String)| query.get(name) != Some(value.as_str());
         let n_different = self.query.iter().filter(differs).count();
         let n_same = self.query.len() - n_different;
         // A parameter that is asked for and not recorded differs too.
@@ -192,13 +214,18 @@ impl Said {
         if let Ok(message) = serde_json::from_str::<Value>(message) {
             self.hear_fields(&message);
         }
-        if self.steps[n_before..].iter().all(|step| matches!(step, Step::Context(_))) {
+        if self.steps[n_before..]
+            .iter()
+            .all(|step| matches!(step, Step::Context(_)))
+        {
             self.steps.push(Step::Other);
         }
     }
 
     fn hear_fields(&mut self, message: &Value) {
-        let context = message.get("context_id").or_else(|| message.get("contextId"));
+        let context = message
+            .get("context_id")
+            .or_else(|| message.get("contextId"));
         self.enter(context.and_then(Value::as_str));
         let flag = |name| message.get(name) == Some(&Value::Bool(true));
         match message.get("text").and_then(Value::as_str) {
@@ -207,7 +234,12 @@ impl Said {
             Some(text) => self.steps.extend(text.chars().map(Step::Char)),
             None => {}
         }
-        for input in message.get("inputs").and_then(Value::as_array).into_iter().flatten() {
+        for input in message
+            .get("inputs")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let field = |name| input.get(name).and_then(Value::as_str).unwrap_or_default();
             if *self.voice != *field("voice_id") {
                 self.voice = field("voice_id").into();
@@ -230,7 +262,10 @@ impl Said {
     }
 
     fn enter(&mut self, name: Option<&str>) {
-        let known = self.contexts.iter().position(|known| known.as_deref() == name);
+        let known = self
+            .contexts
+            .iter()
+            .position(|known| known.as_deref() == name);
         let context = known.unwrap_or_else(|| {
             self.contexts.push(name.map(str::to_owned));
             self.contexts.len() - 1

@@ -48,13 +48,16 @@ impl Replay {
     /// Gives up the recordings that went on differently.
     fn choose(&mut self, n_said_before: usize) {
         let followed = self.candidates.first().cloned();
-        self.candidates.retain(|recording| recording.begins_with(&self.said));
+        self.candidates
+            .retain(|recording| recording.begins_with(&self.said));
         let (Some(followed), Some(chosen)) = (followed, self.candidates.first()) else {
             return;
         };
         if !Arc::ptr_eq(&followed, chosen) && self.next_cue > 0 {
             // What was due before has been said in the other recording's way.
-            self.next_cue = chosen.cues.partition_point(|cue| cue.after <= n_said_before);
+            self.next_cue = chosen
+                .cues
+                .partition_point(|cue| cue.after <= n_said_before);
         }
     }
 
@@ -69,9 +72,11 @@ impl Replay {
         {
             self.next_cue += 1;
             let out = match &cue.out {
-                Out::Text(frame) => {
-                    Out::Text(with_contexts(frame, &recording.said.contexts, &self.said.contexts))
-                }
+                Out::Text(frame) => Out::Text(with_contexts(
+                    frame,
+                    &recording.said.contexts,
+                    &self.said.contexts,
+                )),
                 out => {
                     self.is_done |= matches!(out, Out::Close { .. } | Out::Drop);
                     out.clone()
@@ -99,7 +104,11 @@ impl Conversation for Replay {
         if self.candidates.is_empty() {
             self.is_done = true;
             let refusal = Refusal::NO_RECORDING;
-            return vec![if self.is_dialogue { refusal.fail_dialogue() } else { refusal.fail() }];
+            return vec![if self.is_dialogue {
+                refusal.fail_dialogue()
+            } else {
+                refusal.fail()
+            }];
         }
         self.due()
     }
@@ -119,7 +128,9 @@ impl Conversation for Replay {
 /// A frame with the context's name of this conversation in place of the recorded one.
 fn with_contexts(frame: &str, recorded: &[Option<String>], now: &[Option<String>]) -> String {
     let new_name = |old: &str| {
-        let index = recorded.iter().position(|name| name.as_deref() == Some(old))?;
+        let index = recorded
+            .iter()
+            .position(|name| name.as_deref() == Some(old))?;
         now.get(index)?.as_deref().filter(|new| *new != old)
     };
     let mut out = String::new();
@@ -149,7 +160,10 @@ fn split_behind_context_key(text: &str) -> Option<(&str, &str)> {
             Some(text.len() - value.len())
         })
     };
-    let at = [behind(r#""contextId""#), behind(r#""context_id""#)].into_iter().flatten().min()?;
+    let at = [behind(r#""contextId""#), behind(r#""context_id""#)]
+        .into_iter()
+        .flatten()
+        .min()?;
     Some(text.split_at(at))
 }
 
@@ -167,8 +181,12 @@ mod tests {
         let mut text = HEAD.to_owned();
         for (from, at_ms, data) in rows {
             let row = match data.parse::<u16>() {
-                Ok(code) => serde_json::json!({"at_ms": at_ms, "from": from, "kind": "close", "code": code, "reason": "bye"}),
-                Err(_) => serde_json::json!({"at_ms": at_ms, "from": from, "kind": "text", "data": data}),
+                Ok(code) => {
+                    serde_json::json!({"at_ms": at_ms, "from": from, "kind": "close", "code": code, "reason": "bye"})
+                }
+                Err(_) => {
+                    serde_json::json!({"at_ms": at_ms, "from": from, "kind": "text", "data": data})
+                }
             };
             text.push_str(&format!("\n{row}"));
         }
@@ -237,12 +255,20 @@ mod tests {
 
     #[test]
     fn what_was_not_recorded_is_refused() {
-        for said in [r#"{"text":"Hello you"}"#, r#"{"flush":true}"#, "[", r#"{"voices":[]}"#] {
+        for said in [
+            r#"{"text":"Hello you"}"#,
+            r#"{"flush":true}"#,
+            "[",
+            r#"{"voices":[]}"#,
+        ] {
             let mut script = script(&[hello(), bye()], ReplayPace::Fast);
             script.send(r#"{"text":" "}"#);
             script.send(said);
             let log = script.log();
-            assert!(log[0].contains(r#""error":"no_recording","code":1008"#), "{log:?}");
+            assert!(
+                log[0].contains(r#""error":"no_recording","code":1008"#),
+                "{log:?}"
+            );
             assert!(log[1].starts_with("close 1008 "), "{log:?}");
         }
         let mut script = script(&[], ReplayPace::Fast);
@@ -261,8 +287,10 @@ mod tests {
                 ("upstream", 3, answer),
             ])
         };
-        let candidates =
-            [rows(r#"{"text":"B. "}"#, "to B"), rows(r#"{"text":"C. "}"#, "to C")];
+        let candidates = [
+            rows(r#"{"text":"B. "}"#, "to B"),
+            rows(r#"{"text":"C. "}"#, "to C"),
+        ];
         let mut script = script(&candidates, ReplayPace::Fast);
         script.send(r#"{"text":"A. ","flush":true}"#);
         assert_eq!(script.log(), ["to A"]);
@@ -301,7 +329,11 @@ mod tests {
             ("client", 0, r#"{"text":"A. ","context_id":"a"}"#),
             ("client", 1, r#"{"text":"B. ","context_id":"b"}"#),
             ("upstream", 2, r#"{"audio":"AA==","contextId":"b"}"#),
-            ("upstream", 2, r#"{"is_final":true, "context_id" : "a", "x":1}"#),
+            (
+                "upstream",
+                2,
+                r#"{"is_final":true, "context_id" : "a", "x":1}"#,
+            ),
             ("upstream", 2, r#"{"contextId":null}"#),
         ]);
         let mut script = script(&[two], ReplayPace::Fast);
@@ -322,7 +354,11 @@ mod tests {
     fn voices_of_a_dialogue_matter() {
         let dialogue = recording(&[
             ("client", 0, r#"{"voices":["ada","bob"]}"#),
-            ("client", 1, r#"{"inputs":[{"text":"A","voice_id":"ada"},{"text":"B","voice_id":"bob"}]}"#),
+            (
+                "client",
+                1,
+                r#"{"inputs":[{"text":"A","voice_id":"ada"},{"text":"B","voice_id":"bob"}]}"#,
+            ),
             ("upstream", 2, "both"),
         ]);
         let said = |inputs: &[&str]| {

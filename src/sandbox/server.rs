@@ -63,7 +63,10 @@ impl Server {
     /// When there are none, or one cannot be read.
     pub fn new(config: Config) -> Result<Self, ReplayError> {
         let recordings = config.replay.as_deref().map(Recordings::load).transpose()?;
-        Ok(Self { config, recordings: recordings.map(Arc::new) })
+        Ok(Self {
+            config,
+            recordings: recordings.map(Arc::new),
+        })
     }
 
     /// Answers as ElevenLabs would until `shutdown` is cancelled; then sockets are closed with

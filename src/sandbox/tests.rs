@@ -42,7 +42,11 @@ impl TestSandbox {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(Server::new(config).unwrap().serve(listener, shutdown.clone()));
+        let task = tokio::spawn(
+            Server::new(config)
+                .unwrap()
+                .serve(listener, shutdown.clone()),
+        );
         Self {
             address,
             task,

@@ -48,8 +48,20 @@ impl Parting {
     fn silent(end: &SessionEnd) -> Self {
         Self {
             bytes: Vec::new(),
-            has_closed: matches!(end, SessionEnd::Closed { by: Side::Client, .. }),
-            is_faulty: matches!(end, SessionEnd::Faulty { side: Side::Client, .. }),
+            has_closed: matches!(
+                end,
+                SessionEnd::Closed {
+                    by: Side::Client,
+                    ..
+                }
+            ),
+            is_faulty: matches!(
+                end,
+                SessionEnd::Faulty {
+                    side: Side::Client,
+                    ..
+                }
+            ),
         }
     }
 
@@ -100,7 +112,12 @@ where
     };
     let mut bytes = Vec::new();
     if !has_closed {
-        write_close(&mut bytes, farewell.code, &farewell.reason, Some(random_mask()));
+        write_close(
+            &mut bytes,
+            farewell.code,
+            &farewell.reason,
+            Some(random_mask()),
+        );
     }
     let spoken = async {
         stream.write_all(&bytes).await?;
@@ -113,7 +130,11 @@ where
 }
 
 /// Reads until the peer's close frame, or the end of its stream.
-async fn heard_close<S: AsyncRead + Unpin>(stream: &mut S, reader: &mut Reader, carry: &mut Vec<u8>) {
+async fn heard_close<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    reader: &mut Reader,
+    carry: &mut Vec<u8>,
+) {
     loop {
         loop {
             match reader.step(carry) {

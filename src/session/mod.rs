@@ -144,7 +144,13 @@ where
 {
     /// Relays to the end: frames, farewell, ledger.
     pub async fn run(self) {
-        let Self { registration, facts, started, metrics, .. } = self;
+        let Self {
+            registration,
+            facts,
+            started,
+            metrics,
+            ..
+        } = self;
         let timing = self.terms.timing.clone();
         let live = Arc::clone(registration.live());
         let now = Instant::now();
@@ -162,11 +168,26 @@ where
             facts.logs_text,
         );
         let _live_gauges = metrics.enter_session(live.identity.client.as_str());
-        metrics.sessions_started.with([live.endpoint.as_str()]).inc();
+        metrics
+            .sessions_started
+            .with([live.endpoint.as_str()])
+            .inc();
         metrics.upstream_connect.observe(facts.connect_time);
         let mut relay = Relay::new(
-            Leg::new(self.client, Side::Client, client_reader, timing.ping_interval, now),
-            Leg::new(self.upstream, Side::Upstream, upstream_reader, timing.ping_interval, now),
+            Leg::new(
+                self.client,
+                Side::Client,
+                client_reader,
+                timing.ping_interval,
+                now,
+            ),
+            Leg::new(
+                self.upstream,
+                Side::Upstream,
+                upstream_reader,
+                timing.ping_interval,
+                now,
+            ),
             self.terms,
             self.admission,
             Arc::clone(&live),
@@ -178,7 +199,16 @@ where
             recorder.finish(&end);
         }
         // What is left to do is allocated only now: most of a session's life is the line above.
-        Box::pin(Self::finish(relay, end, registration, facts, metrics, started, timing)).await;
+        Box::pin(Self::finish(
+            relay,
+            end,
+            registration,
+            facts,
+            metrics,
+            started,
+            timing,
+        ))
+        .await;
     }
 
     async fn finish(
@@ -194,15 +224,23 @@ where
         let mut remains = relay.into_remains(&end);
         ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
         ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
-        let upstream_left =
-            farewell::leave_upstream(&mut remains.upstream.stream, &end, remains.has_told_upstream);
+        let upstream_left = farewell::leave_upstream(
+            &mut remains.upstream.stream,
+            &end,
+            remains.has_told_upstream,
+        );
         let client_left = async {
             // Settled before the client hears of the end: who comes back at once finds its slot
             // free.
             ledger::settle(&live, remains.admission, remains.tap.counts(), &facts, &end).await;
             drop(registration);
             if let Some(parting) = remains.parting {
-                let Leg { stream, reader, carry, .. } = &mut remains.client;
+                let Leg {
+                    stream,
+                    reader,
+                    carry,
+                    ..
+                } = &mut remains.client;
                 farewell::leave(stream, reader, carry, parting, &timing).await;
             }
         };

@@ -108,13 +108,19 @@ impl Recordings {
         let Some(directory) = &config.directory else {
             return Ok(None);
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
         let probe = directory.join(format!("{}.part", SessionId::random()));
         create(&probe)?;
         fs::remove_file(&probe)?;
 
         let (jobs, received) = channel();
-        let queue = Queue { jobs, queued_bytes: Arc::default() };
+        let queue = Queue {
+            jobs,
+            queued_bytes: Arc::default(),
+        };
         let mut writer = Writer {
             directory: directory.clone(),
             files: HashMap::new(),
@@ -184,7 +190,11 @@ impl Recorder {
         let weight = payload.len() + MESSAGE_OVERHEAD_BYTES;
         if self.weigh(weight) {
             let payload = payload.to_vec();
-            let payload = if is_text { Payload::Text(payload) } else { Payload::Binary(payload) };
+            let payload = if is_text {
+                Payload::Text(payload)
+            } else {
+                Payload::Binary(payload)
+            };
             self.write(from, payload, weight, now);
         }
     }
@@ -201,7 +211,11 @@ impl Recorder {
         if self.weigh(MESSAGE_OVERHEAD_BYTES) {
             let payload = std::mem::take(&mut self.pieces);
             let weight = payload.len() + MESSAGE_OVERHEAD_BYTES;
-            let payload = if is_text { Payload::Text(payload) } else { Payload::Binary(payload) };
+            let payload = if is_text {
+                Payload::Text(payload)
+            } else {
+                Payload::Binary(payload)
+            };
             self.write(Side::Upstream, payload, weight, now);
         }
     }
@@ -209,7 +223,12 @@ impl Recorder {
     /// A close frame that `from` sent.
     pub(super) fn close(&mut self, from: Side, close: &Close, now: Instant) {
         if self.weigh(MESSAGE_OVERHEAD_BYTES) {
-            self.write(from, Payload::Close(close.clone()), MESSAGE_OVERHEAD_BYTES, now);
+            self.write(
+                from,
+                Payload::Close(close.clone()),
+                MESSAGE_OVERHEAD_BYTES,
+                now,
+            );
         }
     }
 
@@ -244,14 +263,26 @@ impl Recorder {
     fn give_up(&mut self) {
         self.is_given_up = true;
         let pieces = std::mem::take(&mut self.pieces);
-        self.queue.queued_bytes.fetch_sub(pieces.len(), Ordering::Relaxed);
+        self.queue
+            .queued_bytes
+            .fetch_sub(pieces.len(), Ordering::Relaxed);
     }
 
     fn write(&mut self, from: Side, payload: Payload, weight: usize, now: Instant) {
         let since_start = now.saturating_duration_since(self.started);
         let at_ms = u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX);
-        let line = Line { at_ms, from, payload, weight };
-        if self.queue.jobs.send(Job::Write(self.session, line)).is_err() {
+        let line = Line {
+            at_ms,
+            from,
+            payload,
+            weight,
+        };
+        if self
+            .queue
+            .jobs
+            .send(Job::Write(self.session, line))
+            .is_err()
+        {
             // The process is about to end.
             self.give_up();
         }
@@ -262,7 +293,11 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         let is_whole = self.is_whole && !self.is_given_up;
         self.give_up();
-        let outcome = if is_whole { Outcome::Whole } else { Outcome::GivenUp };
+        let outcome = if is_whole {
+            Outcome::Whole
+        } else {
+            Outcome::GivenUp
+        };
         // Without the thread the process is about to end.
         let _ = self.queue.jobs.send(Job::End(self.session, outcome));
     }
@@ -318,14 +353,23 @@ impl Writer {
             return Ok(());
         };
         let what = match &line.payload {
-            Payload::Text(text) => Crossed::Text { data: String::from_utf8_lossy(text) },
-            Payload::Binary(bytes) => Crossed::Binary { data: STANDARD.encode(bytes).into() },
-            Payload::Close(close) => {
-                Crossed::Close { code: close.code, reason: close.reason.as_str().into() }
-            }
+            Payload::Text(text) => Crossed::Text {
+                data: String::from_utf8_lossy(text),
+            },
+            Payload::Binary(bytes) => Crossed::Binary {
+                data: STANDARD.encode(bytes).into(),
+            },
+            Payload::Close(close) => Crossed::Close {
+                code: close.code,
+                reason: close.reason.as_str().into(),
+            },
             Payload::Lost => Crossed::Lost,
         };
-        let recorded = Recorded { at_ms: line.at_ms, from: line.from, what };
+        let recorded = Recorded {
+            at_ms: line.at_ms,
+            from: line.from,
+            what,
+        };
         self.line.clear();
         serde_json::to_writer(&mut self.line, &recorded)?;
         self.line.push(b'\n');
@@ -363,7 +407,11 @@ impl Writer {
 
 /// A new file that its owner alone can read.
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]

@@ -105,7 +105,10 @@ where
             session_deadline: now + terms.limits.max_session_duration,
             messages: Bucket::new(terms.limits.max_messages_per_second, now),
             frames: Bucket::new(
-                terms.limits.max_messages_per_second.saturating_mul(FRAMES_PER_MESSAGE),
+                terms
+                    .limits
+                    .max_messages_per_second
+                    .saturating_mul(FRAMES_PER_MESSAGE),
                 now,
             ),
             client,
@@ -161,11 +164,15 @@ where
     fn set_limits(&mut self, limits: Arc<Limits>) {
         let per_second = limits.max_messages_per_second;
         self.messages.set_rate(per_second);
-        self.frames.set_rate(per_second.saturating_mul(FRAMES_PER_MESSAGE));
-        self.client.reader.set_max_message_bytes(limits.max_message_bytes as u64);
+        self.frames
+            .set_rate(per_second.saturating_mul(FRAMES_PER_MESSAGE));
+        self.client
+            .reader
+            .set_max_message_bytes(limits.max_message_bytes as u64);
         self.terms.inactivity = self.terms.inactivity.min(limits.max_inactivity_timeout);
-        self.session_deadline =
-            self.session_deadline.min(self.tap.started() + limits.max_session_duration);
+        self.session_deadline = self
+            .session_deadline
+            .min(self.tap.started() + limits.max_session_duration);
         self.admission.set_limits(Arc::clone(&limits));
         self.terms.limits = limits;
         self.timer.as_mut().reset(self.now);
@@ -173,9 +180,13 @@ where
 
     fn pay_pongs(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         if self.down.is_at_frame_border() {
-            self.client.pay_pongs(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Client))?;
+            self.client
+                .pay_pongs(cx, self.now)
+                .map_err(|_| SessionEnd::Lost(Side::Client))?;
         }
-        self.upstream.pay_pongs(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Upstream))
+        self.upstream
+            .pay_pongs(cx, self.now)
+            .map_err(|_| SessionEnd::Lost(Side::Upstream))
     }
 
     /// Wakes at the earliest deadline. Deadlines that only move on, such as the idle one, are not
@@ -230,13 +241,22 @@ where
             self.last_message + self.terms.inactivity + timing.inactivity_grace,
             Deadline::End(SessionEnd::Idle(self.terms.inactivity)),
         );
-        offer(self.session_deadline, Deadline::End(SessionEnd::Refused(Problem::session_expired())));
+        offer(
+            self.session_deadline,
+            Deadline::End(SessionEnd::Refused(Problem::session_expired())),
+        );
         if let Some((at, problem)) = &self.terms.expiry {
             offer(*at, Deadline::End(SessionEnd::Refused(problem.clone())));
         }
         for (leg, side) in [
-            (self.client.stall_deadline(timing.write_timeout), Side::Client),
-            (self.upstream.stall_deadline(timing.write_timeout), Side::Upstream),
+            (
+                self.client.stall_deadline(timing.write_timeout),
+                Side::Client,
+            ),
+            (
+                self.upstream.stall_deadline(timing.write_timeout),
+                Side::Upstream,
+            ),
         ] {
             if let Some(at) = leg {
                 offer(at, Deadline::End(SessionEnd::Stalled(side)));
@@ -244,21 +264,26 @@ where
         }
         if let Some((close, since)) = &self.client_close {
             // After the end of its text the client still has audio coming; before, nothing.
-            let patience =
-                if self.up.text_ended { self.terms.inactivity } else { timing.close_timeout };
-            let end = SessionEnd::Closed { by: Side::Client, close: close.clone() };
-            offer((*since).max(self.last_message) + patience, Deadline::End(end));
+            let patience = if self.up.text_ended {
+                self.terms.inactivity
+            } else {
+                timing.close_timeout
+            };
+            let end = SessionEnd::Closed {
+                by: Side::Client,
+                close: close.clone(),
+            };
+            offer(
+                (*since).max(self.last_message) + patience,
+                Deadline::End(end),
+            );
         }
         next
     }
 
     /// Reads from `leg` (which is one of `self`'s), hands what there is to `take`, and keeps what
     /// `take` leaves. Ready when there is nothing to read; `Ok` when `take` should be asked again.
-    fn poll_side(
-        &mut self,
-        cx: &mut Context<'_>,
-        side: Side,
-    ) -> Poll<Result<(), SessionEnd>> {
+    fn poll_side(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Result<(), SessionEnd>> {
         let mut carry = std::mem::take(self.carry(side));
         if *self.carry_needs(side) == 0 && !carry.is_empty() {
             let taken = self.take(cx, side, &carry);
@@ -342,9 +367,10 @@ where
     /// client has closed: then the client's close stands.
     fn lost(&self, side: Side) -> SessionEnd {
         match (&self.client_close, side) {
-            (Some((close, _)), Side::Upstream) => {
-                SessionEnd::Closed { by: Side::Client, close: close.clone() }
-            }
+            (Some((close, _)), Side::Upstream) => SessionEnd::Closed {
+                by: Side::Client,
+                close: close.clone(),
+            },
             _ => SessionEnd::Lost(side),
         }
     }
@@ -378,7 +404,12 @@ where
         }
     }
 
-    fn take(&mut self, cx: &mut Context<'_>, side: Side, bytes: &[u8]) -> Result<Taken, SessionEnd> {
+    fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+        bytes: &[u8],
+    ) -> Result<Taken, SessionEnd> {
         match side {
             Side::Client => self.take_from_client(cx, bytes),
             Side::Upstream => self.take_from_upstream(cx, bytes),

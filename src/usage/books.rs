@@ -100,7 +100,8 @@ pub async fn open(
         StoreUrl::Sqlite(path) => {
             let (path, lease, clock) = (path.clone(), config.lease, clock.clone());
             let synchronous = config.sqlite_synchronous;
-            let opened = tokio::task::spawn_blocking(move || Sqlite::open(&path, synchronous, lease, clock));
+            let opened =
+                tokio::task::spawn_blocking(move || Sqlite::open(&path, synchronous, lease, clock));
             Box::new(opened.await.map_err(|error| OpenError {
                 store: config.store.to_string(),
                 cause: error.to_string(),
@@ -667,9 +668,13 @@ pub async fn revoke(config: &Config, key: TokenKey, ttl: Duration) -> Result<boo
             cause: "books in memory can only be changed by the relay that holds them".to_owned(),
             cure: "POST the token to /tokens/revoke on the running relay's operator listener",
         }),
-        StoreUrl::Sqlite(path) => {
-            sqlite::revoke(path, config.sqlite_synchronous, key, ttl, &WallClock::system())
-        }
+        StoreUrl::Sqlite(path) => sqlite::revoke(
+            path,
+            config.sqlite_synchronous,
+            key,
+            ttl,
+            &WallClock::system(),
+        ),
         StoreUrl::Redis(url) => {
             let reader = RedisReader::open(url, config).await?;
             reader.revoke(key, ttl).await.map_err(|error| OpenError {

@@ -51,11 +51,16 @@ fn converse(address: SocketAddr, target: &str, messages: &[&str]) -> Vec<String>
 /// The recordings in a directory, once there are so many.
 fn recordings(dir: &Path, n: usize) -> Vec<String> {
     eventually("the recordings are written", || {
-        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let entries = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
         let whole = entries.filter(|path| path.extension().is_some_and(|e| e == "jsonl"));
         let texts: Vec<_> = whole
             .map(|path| {
-                assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+                assert_eq!(
+                    fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                    0o600
+                );
                 fs::read_to_string(path).unwrap()
             })
             .collect();
@@ -84,7 +89,11 @@ impl Replaying {
         let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
         let listening = lines.find(|line| line["message"] == "listening").unwrap();
         let address = listening["address"].as_str().unwrap().parse().unwrap();
-        Self { child, address, _dir: dir }
+        Self {
+            child,
+            address,
+            _dir: dir,
+        }
     }
 }
 
@@ -103,19 +112,28 @@ fn a_recorded_session_replays_byte_for_byte() {
     let recording = format!("[recording]\ndirectory = {tapes:?}\nsessions = \"all\"\n");
     let relay = sandboxed(&recording);
     let said = relay.expect_log("recording is said", |line| {
-        line["message"].as_str().is_some_and(|text| text.contains("ALL SESSIONS ARE RECORDED"))
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("ALL SESSIONS ARE RECORDED"))
     });
     assert_eq!(said["level"], "warn", "{said}");
 
     let first = format!(r#"{{"text":" ","xi_api_key":"{TOKEN}"}}"#);
-    let single: &[&str] =
-        &[&first, r#"{"text":"Hello there. ","flush":true}"#, r#"{"text":"Bye. "}"#, r#"{"text":""}"#];
+    let single: &[&str] = &[
+        &first,
+        r#"{"text":"Hello there. ","flush":true}"#,
+        r#"{"text":"Bye. "}"#,
+        r#"{"text":""}"#,
+    ];
     let multi: &[&str] = &[
         r#"{"text":"One. ","context_id":"a","flush":true}"#,
         r#"{"text":"Two. ","context_id":"b"}"#,
         r#"{"close_socket":true}"#,
     ];
-    let heard = [converse(relay.address, PATH, single), converse(relay.address, MULTI, multi)];
+    let heard = [
+        converse(relay.address, PATH, single),
+        converse(relay.address, MULTI, multi),
+    ];
     for text in recordings(&tapes, 2) {
         assert!(!text.contains(TOKEN), "{text}");
         assert!(text.contains(r#""from":"client""#) && text.contains(r#""from":"upstream""#));
@@ -141,27 +159,47 @@ fn a_plan_that_records_records_its_own_sessions_alone() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(
         upstream.address,
-        &format!("[recording]\ndirectory = {tapes:?}\n[plans.default]\nrecord = true\n[plans.quiet]\n"),
+        &format!(
+            "[recording]\ndirectory = {tapes:?}\n[plans.default]\nrecord = true\n[plans.quiet]\n"
+        ),
     );
     let (mut client, mut conn) = session(&relay, &upstream);
     client.say(r#"{"text":"Hi "}"#);
     conn.hear();
     // In pieces, as upstream may send it.
     let (start, end) = (Frame::text("{\"audio\":"), Frame::new(0, b"null}"));
-    conn.send(Frame { fin: false, ..start });
+    conn.send(Frame {
+        fin: false,
+        ..start
+    });
     conn.send(end);
     client.hear();
     conn.send(Frame::close(1000, "done"));
     client.expect_close(1000);
     let lines = recordings(&tapes, 1).remove(0);
-    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines[0]["endpoint"], "stream-input");
     assert_eq!(lines[0]["voice"], "VoiceAlpha0000000001");
     let rows: Vec<_> = lines[1..]
         .iter()
-        .map(|line| (line["from"].as_str().unwrap(), line["kind"].as_str().unwrap()))
+        .map(|line| {
+            (
+                line["from"].as_str().unwrap(),
+                line["kind"].as_str().unwrap(),
+            )
+        })
         .collect();
-    assert_eq!(rows, [("client", "text"), ("upstream", "text"), ("upstream", "close")]);
+    assert_eq!(
+        rows,
+        [
+            ("client", "text"),
+            ("upstream", "text"),
+            ("upstream", "close")
+        ]
+    );
     assert_eq!(lines[2]["data"], "{\"audio\":null}");
 
     let quiet = TestRelay::start(

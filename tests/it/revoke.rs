@@ -24,7 +24,10 @@ fn revoke(operator: SocketAddr, named: &str) -> Response {
 }
 
 fn upgrade_with(relay: &TestRelay, token: &str) -> u16 {
-    Request::upgrade(PATH).with("xi-api-key", token).send(relay.address).status
+    Request::upgrade(PATH)
+        .with("xi-api-key", token)
+        .send(relay.address)
+        .status
 }
 
 /// `xi-relay token revoke ARGUMENT`, with something to read.
@@ -36,7 +39,12 @@ fn command_line(store: &str, argument: &str, input: &str) -> Output {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -72,7 +80,11 @@ fn the_command_reaches_running_relays_through_the_store() {
     client.expect_refusal("token_revoked", 1008);
 
     let mut other = crate::support::Peer::dial(relay.address);
-    other.write(&Request::upgrade(PATH).with("xi-api-key", OTHER_TOKEN).encode());
+    other.write(
+        &Request::upgrade(PATH)
+            .with("xi-api-key", OTHER_TOKEN)
+            .encode(),
+    );
     let mut conn = upstream.next();
     conn.accept();
     other.expect_upgraded();
@@ -116,5 +128,8 @@ fn what_names_no_token_is_refused() {
     let output = command_line("memory", TOKEN, "");
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("/tokens/revoke") && !said.contains(TOKEN), "{said}");
+    assert!(
+        said.contains("/tokens/revoke") && !said.contains(TOKEN),
+        "{said}"
+    );
 }

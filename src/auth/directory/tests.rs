@@ -371,7 +371,10 @@ async fn a_token_that_was_revoked_elsewhere_is_refused_and_cut() {
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
     assert_eq!(directory.recheck(&identity, now()), Err(AuthError::Revoked));
-    assert_eq!(identify(&directory, &key(&web)).await.unwrap_err(), AuthError::Revoked);
+    assert_eq!(
+        identify(&directory, &key(&web)).await.unwrap_err(),
+        AuthError::Revoked
+    );
     directory.learn_revoked([web.hash], now());
     assert!(!changes.has_changed().unwrap(), "nothing new");
 }

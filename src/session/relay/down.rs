@@ -44,7 +44,9 @@ struct Passing {
 impl Down {
     /// Whether a frame of the relay's own may be written to the client now.
     pub(in super::super) fn is_at_frame_border(&self) -> bool {
-        self.passing.as_ref().is_none_or(|passing| passing.frame_left == 0)
+        self.passing
+            .as_ref()
+            .is_none_or(|passing| passing.frame_left == 0)
     }
 
     /// Whether the client has seen the start of a message but not its end: then it can be sent a
@@ -86,7 +88,10 @@ where
                 taken += piece_len;
                 if taken == bytes.len() && !self.down.is_at_frame_border() {
                     self.write_down(cx, &bytes[run_start..taken])?;
-                    return Ok(Taken { consumed: taken, needs: 1 });
+                    return Ok(Taken {
+                        consumed: taken,
+                        needs: 1,
+                    });
                 }
                 continue;
             }
@@ -101,7 +106,10 @@ where
             match step {
                 Step::Need(needs) => {
                     self.write_down(cx, &bytes[run_start..taken])?;
-                    return Ok(Taken { consumed: taken, needs });
+                    return Ok(Taken {
+                        consumed: taken,
+                        needs,
+                    });
                 }
                 Step::Large(header) => {
                     self.write_down(cx, &bytes[run_start..taken])?;
@@ -118,8 +126,11 @@ where
                 Step::Frame(frame) if frame.fragmented => {
                     self.write_down(cx, &bytes[run_start..taken])?;
                     let payload = &rest[frame.payload.clone()];
-                    let is_text =
-                        self.upstream.reader.payload(payload, frame.fin).map_err(faulty)?;
+                    let is_text = self
+                        .upstream
+                        .reader
+                        .payload(payload, frame.fin)
+                        .map_err(faulty)?;
                     self.down.held.extend_from_slice(&rest[..frame.len]);
                     self.down.assembled.extend_from_slice(payload);
                     if self.down.held.len() as u64 > 2 * MAX_HELD_BYTES {
@@ -158,7 +169,9 @@ where
         if bytes.is_empty() {
             return Ok(());
         }
-        self.client.write(cx, bytes, self.now).map_err(|_| self.lost(Side::Client))
+        self.client
+            .write(cx, bytes, self.now)
+            .map_err(|_| self.lost(Side::Client))
     }
 
     /// Follows the payload of a message that goes on as it comes; how many bytes are its.
@@ -174,9 +187,15 @@ where
         passing.frame_left -= piece.len() as u64;
         passing.message_bytes += piece.len() as u64;
         let head_room = HEAD_BYTES - passing.head.len();
-        passing.head.extend_from_slice(&piece[..head_room.min(piece.len())]);
+        passing
+            .head
+            .extend_from_slice(&piece[..head_room.min(piece.len())]);
         let ends_message = passing.frame_left == 0 && passing.frame_fin;
-        let is_text = self.upstream.reader.payload(piece, ends_message).map_err(faulty)?;
+        let is_text = self
+            .upstream
+            .reader
+            .payload(piece, ends_message)
+            .map_err(faulty)?;
         if let Some(recorder) = &mut self.recorder {
             recorder.piece(piece);
             if ends_message {
@@ -185,7 +204,8 @@ where
         }
         if ends_message && let Some(passing) = self.down.passing.take() {
             self.last_message = self.now;
-            self.tap.on_large_message(&passing.head, passing.message_bytes, self.now);
+            self.tap
+                .on_large_message(&passing.head, passing.message_bytes, self.now);
         }
         Ok(Some(piece.len()))
     }
@@ -209,7 +229,12 @@ where
                     recorder.piece(&head);
                 }
                 head.truncate(HEAD_BYTES);
-                *passing = Some(Passing { frame_left, frame_fin, message_bytes, head });
+                *passing = Some(Passing {
+                    frame_left,
+                    frame_fin,
+                    message_bytes,
+                    head,
+                });
             }
         }
         self.write_down(cx, &held)?;
@@ -220,7 +245,8 @@ where
                 recorder.end_of_pieces(is_text, self.now);
             }
             if let Some(passing) = self.down.passing.take() {
-                self.tap.on_large_message(&passing.head, passing.message_bytes, self.now);
+                self.tap
+                    .on_large_message(&passing.head, passing.message_bytes, self.now);
             }
         }
         Ok(())
@@ -253,11 +279,15 @@ where
         let is_audio = self.tap.on_upstream_message(payload, self.now);
         let is_searched = !is_audio && payload.len() <= MAX_SEARCHED_BYTES;
         let secrets = &self.terms.secrets;
-        let scrubbed =
-            (is_searched && secrets.contains(payload)).then(|| secrets.scrub(payload));
+        let scrubbed = (is_searched && secrets.contains(payload)).then(|| secrets.scrub(payload));
         if let Some(recorder) = &mut self.recorder {
             let sent = scrubbed.as_deref().unwrap_or(payload);
-            recorder.message(Side::Upstream, sent, is_text || scrubbed.is_some(), self.now);
+            recorder.message(
+                Side::Upstream,
+                sent,
+                is_text || scrubbed.is_some(),
+                self.now,
+            );
         }
         scrubbed.map(|payload| {
             let mut frame = Vec::new();
@@ -268,5 +298,8 @@ where
 }
 
 fn faulty(fault: Fault) -> SessionEnd {
-    SessionEnd::Faulty { side: Side::Upstream, fault }
+    SessionEnd::Faulty {
+        side: Side::Upstream,
+        fault,
+    }
 }

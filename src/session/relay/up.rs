@@ -50,8 +50,12 @@ where
             return Poll::Ready(Ok(()));
         };
         let reserved = ready!(waiting.reserving.as_mut().poll(cx));
-        let Waiting { frame, characters, recorded, .. } =
-            self.up.waiting.take().expect("it was there a line above");
+        let Waiting {
+            frame,
+            characters,
+            recorded,
+            ..
+        } = self.up.waiting.take().expect("it was there a line above");
         if let Err(refusal) = self.admission.apply(reserved) {
             self.tap.refused(characters);
             return Poll::Ready(Err(SessionEnd::Refused(Problem::from(&refusal))));
@@ -73,14 +77,25 @@ where
         loop {
             if self.client_close.is_some() {
                 // Nothing counts behind a close frame (RFC 6455 section 5.5.1).
-                return Ok(Taken { consumed: bytes.len(), needs: 1 });
+                return Ok(Taken {
+                    consumed: bytes.len(),
+                    needs: 1,
+                });
             }
             if self.up.waiting.is_some() || (self.upstream.is_stalled() && !self.up.is_cut) {
-                return Ok(Taken { consumed: taken, needs: 0 });
+                return Ok(Taken {
+                    consumed: taken,
+                    needs: 0,
+                });
             }
             let rest = &bytes[taken..];
             match self.client.reader.step(rest).map_err(faulty)? {
-                Step::Need(needs) => return Ok(Taken { consumed: taken, needs }),
+                Step::Need(needs) => {
+                    return Ok(Taken {
+                        consumed: taken,
+                        needs,
+                    });
+                }
                 Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
                 Step::Frame(frame) => {
                     if !self.frames.take(self.now) {
@@ -100,13 +115,18 @@ where
         bytes: &[u8],
     ) -> Result<(), SessionEnd> {
         let masked = &bytes[frame.payload.clone()];
-        let key = frame.mask.expect("the reader refuses a client frame without a mask");
+        let key = frame
+            .mask
+            .expect("the reader refuses a client frame without a mask");
         if is_data(frame.opcode) && frame.fragmented {
             let mut message = std::mem::take(&mut self.up.assembled);
             let start = message.len();
             unmask_onto(&mut message, masked, key);
-            let is_text =
-                self.client.reader.payload(&message[start..], frame.fin).map_err(faulty)?;
+            let is_text = self
+                .client
+                .reader
+                .payload(&message[start..], frame.fin)
+                .map_err(faulty)?;
             if frame.fin {
                 return self.on_client_message(cx, None, &message, is_text);
             }
@@ -139,7 +159,8 @@ where
         }
         if !self.up.is_cut {
             let sent =
-                self.upstream.write_close(cx, close.forwardable_code(), &close.reason, self.now);
+                self.upstream
+                    .write_close(cx, close.forwardable_code(), &close.reason, self.now);
             self.up.is_cut = sent.is_err();
         }
         self.client_close = Some((close, self.now));
@@ -166,7 +187,8 @@ where
         let kind = message.kind(!self.up.has_spoken);
         self.up.has_spoken = true;
         self.up.text_ended |= message.ends_text();
-        self.tap.on_client_message(&message, kind, payload.len(), self.now);
+        self.tap
+            .on_client_message(&message, kind, payload.len(), self.now);
 
         let rewritten = rewritten.as_deref().or(frame.is_none().then_some(payload));
         let characters = message.characters;
@@ -186,14 +208,21 @@ where
                 Err(SessionEnd::Refused(Problem::from(&refusal)))
             }
             None => {
-                let recorded =
-                    self.recorder.is_some().then(|| rewritten.unwrap_or(payload).to_vec());
+                let recorded = self
+                    .recorder
+                    .is_some()
+                    .then(|| rewritten.unwrap_or(payload).to_vec());
                 let frame = match (rewritten, frame) {
                     (Some(payload), _) => self.masked(payload),
                     (None, frame) => frame.unwrap_or_default().to_vec(),
                 };
                 let reserving = self.admission.reserve(characters);
-                self.up.waiting = Some(Waiting { frame, characters, recorded, reserving });
+                self.up.waiting = Some(Waiting {
+                    frame,
+                    characters,
+                    recorded,
+                    reserving,
+                });
                 Ok(())
             }
         }
@@ -205,7 +234,9 @@ where
         message: &ClientMessage<'_>,
         payload: &[u8],
     ) -> Result<Option<Vec<u8>>, SessionEnd> {
-        let mut rewritten = message.has_credentials.then(|| without_credentials(payload));
+        let mut rewritten = message
+            .has_credentials
+            .then(|| without_credentials(payload));
         if self.terms.dialect.is_dialogue() {
             let limits = &self.terms.limits;
             // What cannot be read is upstream's to judge, unless there is a list to hold it against.
@@ -216,17 +247,19 @@ where
             if !allowed {
                 return Err(self.refuse(&Refusal::Voice));
             }
-            let with_voices = with_voices_rewritten(
-                rewritten.as_deref().unwrap_or(payload),
-                |voice: &str| limits.resolve_named(voice).ok().flatten(),
-            );
+            let with_voices =
+                with_voices_rewritten(rewritten.as_deref().unwrap_or(payload), |voice: &str| {
+                    limits.resolve_named(voice).ok().flatten()
+                });
             rewritten = with_voices.or(rewritten);
         }
         Ok(rewritten)
     }
 
     fn too_fast(&self) -> SessionEnd {
-        self.refuse(&Refusal::MessageRate { limit: self.terms.limits.max_messages_per_second })
+        self.refuse(&Refusal::MessageRate {
+            limit: self.terms.limits.max_messages_per_second,
+        })
     }
 
     /// Ends the session by a limit that the admission does not see.
@@ -270,5 +303,8 @@ where
 }
 
 fn faulty(fault: Fault) -> SessionEnd {
-    SessionEnd::Faulty { side: Side::Client, fault }
+    SessionEnd::Faulty {
+        side: Side::Client,
+        fault,
+    }
 }

@@ -47,10 +47,17 @@ impl RedisReader {
         let mut pipe = ::redis::pipe();
         pipe.atomic().del(format!("{prefix}token:{key}"));
         let revoked = format!("{prefix}revoked");
-        pipe.cmd("ZADD").arg(revoked).arg("GT").arg(expires_ms).arg(key).ignore();
+        pipe.cmd("ZADD")
+            .arg(revoked)
+            .arg("GT")
+            .arg(expires_ms)
+            .arg(key)
+            .ignore();
         let mut connection = self.link.current()?;
         let answer: Result<(u64,), _> = pipe.query_async(&mut connection).await;
-        answer.map(|(n_deleted,)| n_deleted > 0).map_err(|error| self.link.failed(&error))
+        answer
+            .map(|(n_deleted,)| n_deleted > 0)
+            .map_err(|error| self.link.failed(&error))
     }
 }
 

@@ -57,7 +57,8 @@ impl Sqlite {
         };
         const WRITABLE: &str = "let the relay's user write there, or name another path";
         create(path).map_err(|error| failed(&error, WRITABLE))?;
-        let mut connection = connect(path, synchronous).map_err(|error| failed(&error, cure(&error)))?;
+        let mut connection =
+            connect(path, synchronous).map_err(|error| failed(&error, cure(&error)))?;
         schema::migrate(&mut connection).map_err(|error| match error {
             SchemaError::Newer(version) => failed(
                 &format!(
