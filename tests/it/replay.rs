@@ -116,7 +116,7 @@ fn a_recorded_session_replays_byte_for_byte() {
             .as_str()
             .is_some_and(|text| text.contains("ALL SESSIONS ARE RECORDED"))
     });
-    assert_eq!(said["level"], "warn", "{said}");
+    assert_eq!(said["level"], "WARN", "{said}");
 
     let first = format!(r#"{{"text":" ","xi_api_key":"{TOKEN}"}}"#);
     let single: &[&str] = &[

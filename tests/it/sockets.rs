@@ -10,7 +10,8 @@ use crate::support::{TestRelay, Upstream, session};
 #[test]
 fn both_legs_send_small_frames_at_once() {
     let upstream = Upstream::start();
-    let relay = TestRelay::start(upstream.address, "");
+    // A connection that is just being warmed may not have its options yet.
+    let relay = TestRelay::start(upstream.address, "[upstream.warm]\nmax = 0\n");
     let (mut client, _conn) = session(&relay, &upstream);
     let client_port = client.wire().stream().local_addr().unwrap().port();
     let mut legs = HashSet::new();
