@@ -1,6 +1,6 @@
 //! The commands: what they are called, and those that need no running relay.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -75,6 +75,7 @@ pub enum Outcome {
 /// # Errors
 /// One line that names the cause and the cure.
 pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<Outcome> {
+    let (out, remarks) = (&mut UntilClosed(out), &mut UntilClosed(remarks));
     let sources = || Sources::from_process(arguments.config.clone());
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => {
@@ -96,15 +97,38 @@ pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -
             Ok(Outcome::Done)
         }
         Command::Health => {
-            let settings = Settings::load(&sources()?)?;
-            let operator = settings.operator.bind.from_here();
-            match health::ask(operator, health::LIMIT) {
+            // Docker knows no other answers than 0 and 1.
+            let healthy = sources().and_then(|sources| Settings::load(&sources));
+            let healthy = healthy.map_err(anyhow::Error::from).and_then(|settings| {
+                health::ask(settings.operator.bind.from_here(), health::LIMIT)
+            });
+            match healthy {
                 Ok(()) => Ok(Outcome::Done),
                 Err(error) => {
                     writeln!(remarks, "xi-relay: not ready: {error:#}")?;
                     Ok(Outcome::Unhealthy)
                 }
             }
+        }
+    }
+}
+
+/// Takes what is printed for a reader that may stop reading, as `head` does: what comes then is
+/// for nobody, and no mistake.
+struct UntilClosed<'a>(&'a mut dyn Write);
+
+impl Write for UntilClosed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            flushed => flushed,
         }
     }
 }
@@ -132,7 +156,7 @@ fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Res
     Ok(())
 }
 
-fn new_token(client: &ClientId, plan: &str, out: &mut dyn Write) -> std::io::Result<()> {
+fn new_token(client: &ClientId, plan: &str, out: &mut dyn Write) -> io::Result<()> {
     let new = NewToken::for_client();
     writeln!(out, "{}", new.token.expose_secret())?;
     writeln!(
@@ -211,6 +235,42 @@ mod tests {
         assert_eq!(row["token_sha256"].as_str(), Some(hash.as_str()));
         assert_eq!(row["id"].as_str(), Some("web"));
         assert_eq!(row["plan"].as_str(), Some("gold"));
+    }
+
+    /// A pipe whose reader has gone.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_mistake() {
+        let done = run(
+            arguments("xi-relay token new web"),
+            &mut Closed,
+            &mut Closed,
+        );
+        assert!(matches!(done.unwrap(), Outcome::Done));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_are_not_healthy() {
+        let (mut out, mut remarks) = (Vec::new(), Vec::new());
+        let asked = arguments("xi-relay health --config /nowhere/relay.toml");
+        let outcome = run(asked, &mut out, &mut remarks).unwrap();
+        assert!(matches!(outcome, Outcome::Unhealthy));
+        let remarks = String::from_utf8(remarks).unwrap();
+        assert!(
+            remarks.contains("cannot read /nowhere/relay.toml"),
+            "{remarks}"
+        );
     }
 
     #[test]
