@@ -133,7 +133,8 @@ impl fmt::Display for VoiceId {
 }
 
 /// The end of a session that a frame came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     /// Who connected to the relay.
     Client,

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use xi_relay::app::cli::{self, Arguments, Outcome};
 use xi_relay::app;
+use xi_relay::app::cli::{self, Arguments, Outcome};
 
 /// Settings, arguments or a port that cannot be used.
 const UNUSABLE: u8 = 2;

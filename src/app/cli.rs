@@ -1,15 +1,17 @@
 //! The commands: what they are called, and those that need no running relay.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use secrecy::ExposeSecret;
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::health;
+use super::single_use::{REVOKED_FOR, key};
 use super::usage::{self, UsageArguments};
-use crate::auth::NewToken;
+use crate::auth::{NewToken, TokenHash};
 use crate::config::{Settings, Sources};
 use crate::ids::ClientId;
 use crate::sandbox;
@@ -23,18 +25,43 @@ pub struct Arguments {
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// Write every session down in this directory, text and audio included, to be replayed
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SandboxArguments {
+    /// Answer as upstream did in the recorded sessions of this directory
+    #[arg(long, value_name = "DIR")]
+    replay: Option<PathBuf>,
+    /// How fast: as recorded, or as fast as possible
+    #[arg(long, value_enum, requires = "replay")]
+    replay_speed: Option<ReplaySpeed>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ReplaySpeed {
+    Recorded,
+    Fast,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay; this is what happens without a command
-    Serve,
+    Serve(ServeArguments),
     /// Run the offline ElevenLabs alone, at server.bind
     #[command(after_help = faults_help())]
-    Sandbox,
+    Sandbox(SandboxArguments),
     /// Check the settings and print them with secrets hidden
     Check,
-    /// Make tokens for clients
+    /// Make tokens for clients, and withdraw them
     #[command(subcommand)]
     Token(TokenCommand),
     /// Print who used what, from the usage store
@@ -53,6 +80,13 @@ enum TokenCommand {
         /// The plan whose limits apply
         #[arg(long, default_value = "default")]
         plan: String,
+    },
+    /// Withdraw a token; sessions that rest on it end within seconds
+    Revoke {
+        /// The token, or its SHA-256 in hex; "-" reads it from standard input, where other users of
+        /// the machine cannot see it
+        #[arg(value_parser = |text: &str| Ok::<_, Infallible>(SecretString::from(text)))]
+        token: SecretString,
     },
 }
 
@@ -77,18 +111,40 @@ pub enum Outcome {
 pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<Outcome> {
     let (out, remarks) = (&mut UntilClosed(out), &mut UntilClosed(remarks));
     let sources = || Sources::from_process(arguments.config.clone());
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => {
-            let sources = sources()?;
+    let top = arguments.serve;
+    match arguments
+        .command
+        .unwrap_or(Command::Serve(ServeArguments { record: None }))
+    {
+        Command::Serve(serve) => {
+            let mut sources = sources()?;
+            if let Some(directory) = serve.record.or(top.record) {
+                sources.set("recording.directory", path_text(&directory)?);
+                sources.set("recording.sessions", "all");
+            }
             Ok(Outcome::Serve(Box::new(Settings::load(&sources)?), sources))
         }
-        Command::Sandbox => {
-            let settings = Settings::load_for_sandbox(&sources()?)?;
+        Command::Sandbox(sandbox) => {
+            let mut sources = sources()?;
+            if let Some(directory) = &sandbox.replay {
+                sources.set("sandbox.replay", path_text(directory)?);
+            }
+            match sandbox.replay_speed {
+                Some(ReplaySpeed::Recorded) => sources.set("sandbox.replay_pace", "recorded"),
+                Some(ReplaySpeed::Fast) => sources.set("sandbox.replay_pace", "fast"),
+                None => {}
+            }
+            let settings = Settings::load_for_sandbox(&sources)?;
             Ok(Outcome::Sandbox(Box::new(settings)))
         }
         Command::Check => check(&sources()?, out, remarks).map(|()| Outcome::Done),
         Command::Token(TokenCommand::New { client, plan }) => {
             new_token(&client, &plan, out).context("cannot print the token")?;
+            Ok(Outcome::Done)
+        }
+        Command::Token(TokenCommand::Revoke { token }) => {
+            let settings = Settings::load(&sources()?)?;
+            revoke(token, &settings.usage, out)?;
             Ok(Outcome::Done)
         }
         Command::Usage(arguments) => {
@@ -142,6 +198,12 @@ fn faults_help() -> String {
     help
 }
 
+/// Settings are text.
+fn path_text(path: &Path) -> Result<&str> {
+    path.to_str()
+        .with_context(|| format!("{} is not UTF-8 text", path.display()))
+}
+
 fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<()> {
     let settings = Settings::load(sources)?;
     out.write_all(Settings::show(sources)?.as_bytes())?;
@@ -154,6 +216,40 @@ fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Res
         writeln!(remarks, "xi-relay: warning: {warning}")?;
     }
     Ok(())
+}
+
+/// Revokes a token in the store, from where running relays learn of it.
+fn revoke(token: SecretString, config: &crate::usage::Config, out: &mut dyn Write) -> Result<()> {
+    let token = match token.expose_secret() {
+        "-" => {
+            let mut line = String::new();
+            io::stdin()
+                .read_line(&mut line)
+                .context("cannot read the token")?;
+            line.into()
+        }
+        _ => token,
+    };
+    let token = SecretString::from(token.expose_secret().trim());
+    ensure!(
+        !token.expose_secret().is_empty(),
+        "an empty token cannot be revoked"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut waited = false;
+    for hash in TokenHash::all_to_revoke(&token) {
+        let revoked = crate::usage::revoke(config, key(hash), REVOKED_FOR);
+        waited |= runtime
+            .block_on(revoked)
+            .map_err(|error| anyhow!("{error}"))?;
+    }
+    let what = match waited {
+        true => "revoked; it was a single-use token that nobody had used",
+        false => "revoked; sessions that rest on it end within seconds",
+    };
+    writeln!(out, "{what}").context("cannot print the answer")
 }
 
 fn new_token(client: &ClientId, plan: &str, out: &mut dyn Write) -> io::Result<()> {
@@ -270,6 +366,31 @@ mod tests {
         assert!(
             remarks.contains("cannot read /nowhere/relay.toml"),
             "{remarks}"
+        );
+    }
+
+    #[test]
+    fn options_lie_over_the_settings() {
+        for line in ["xi-relay --record a/b", "xi-relay serve --record a/b"] {
+            let outcome = run(arguments(line), &mut Vec::new(), &mut Vec::new()).unwrap();
+            let Outcome::Serve(settings, _) = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert_eq!(settings.recording.directory, Some("a/b".into()));
+            assert_eq!(
+                settings.recording.sessions,
+                crate::session::RecordedSessions::All
+            );
+        }
+        let line = "xi-relay sandbox --replay a --replay-speed fast";
+        let outcome = run(arguments(line), &mut Vec::new(), &mut Vec::new()).unwrap();
+        let Outcome::Sandbox(settings) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(settings.sandbox.replay, Some("a".into()));
+        assert_eq!(
+            settings.sandbox.replay_pace,
+            crate::sandbox::ReplayPace::Fast
         );
     }
 

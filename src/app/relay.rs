@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::banner::{Access, Facts, Upstream as Shown, banner};
 use super::signals::{Signals, Wish};
-use super::single_use::TokensInBooks;
+use super::single_use::{TokensInBooks, keep_learning_revoked, learn_revoked};
 use super::sources;
 use crate::auth::Directory;
 use crate::config::{Bind, Settings, Sources};
@@ -23,7 +23,7 @@ use crate::http::{
 use crate::metrics::Metrics;
 use crate::protocol::{Problem, Secrets};
 use crate::quota::{Limits, Quota, Rates};
-use crate::session::{Registry, SessionEnd};
+use crate::session::{Recordings, Registry, SessionEnd};
 use crate::upstream::{BaseUrl, Upstream};
 use crate::{log, sandbox, usage};
 
@@ -52,14 +52,18 @@ pub fn run_sandbox(settings: &Settings) -> Result<()> {
     let log = log::init(&settings.log)?;
     let result = runtime()?.block_on(async {
         let mut signals = Signals::new().context("cannot catch signals")?;
+        let server = sandbox::Server::new(settings.sandbox.clone())?;
         let listener = listen("server.bind", settings.server.bind).await?;
         let address = listener.local_addr()?;
         say(&format!(
             "xi-relay sandbox, an offline ElevenLabs\n  listening  ws://{address} and http://{address}\n"
         ));
+        if let Some(directory) = &settings.sandbox.replay {
+            say(&format!("  replaying  the sessions recorded in {}\n", directory.display()));
+        }
         tracing::info!(address = %address, "listening");
         let stopped = CancellationToken::new();
-        let serving = sandbox::serve(listener, settings.sandbox.clone(), stopped.clone());
+        let serving = server.serve(listener, stopped.clone());
         let stopping = async {
             signals.stop().await;
             stopped.cancel();
@@ -77,12 +81,16 @@ fn runtime() -> Result<Runtime> {
         true => tokio::runtime::Builder::new_current_thread(),
         false => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.enable_all().build().context("cannot start the runtime")
+    builder
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     let mut signals = Signals::new().context("cannot catch signals")?;
-    let max_sockets = max_sockets();
+    let recordings = recordings(&settings)?;
+    let max_sockets = max_sockets(recordings.is_some());
     let clients_listener = listen("server.bind", settings.server.bind).await?;
     let operator_listener = listen("operator.bind", settings.operator.bind).await?;
     let tls = ServerTls::load(&settings.server.tls)?.map(Arc::new);
@@ -91,7 +99,14 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     let sandbox_reason = sandbox_reason(&settings);
     let (base_url, is_local) = match sandbox_reason {
         Some(_) => (start_sandbox(&settings, stopped.clone()).await?, true),
-        None => (settings.upstream.base_url.clone().unwrap_or_else(BaseUrl::elevenlabs), false),
+        None => (
+            settings
+                .upstream
+                .base_url
+                .clone()
+                .unwrap_or_else(BaseUrl::elevenlabs),
+            false,
+        ),
     };
     let api_key = match (&settings.api_key, is_local) {
         (None, true) => Some("sandbox".to_owned().into()),
@@ -113,7 +128,10 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         &plan_names(&settings),
         Arc::new(TokensInBooks(Arc::clone(&books))),
     )?);
-    let metrics = Arc::new(Metrics::new(&settings.metrics, settings.rates.0.keys().cloned()));
+    let metrics = Arc::new(Metrics::new(
+        &settings.metrics,
+        settings.rates.0.keys().cloned(),
+    ));
     log::register_metrics(&metrics);
     sources::register_upstream(&metrics, Arc::clone(&upstream));
     sources::register_quota(&metrics, quota.clone());
@@ -137,6 +155,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         registry: Arc::clone(&registry),
         max_sockets,
         logs_text: settings.log.text == log::Text::Full,
+        recordings: recordings.clone(),
     });
 
     tokio::spawn({
@@ -147,23 +166,50 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         let directory = Arc::clone(&directory);
         async move { directory.keep_keys_fresh().await }
     });
+    // A token that was revoked before the start opens nothing.
+    learn_revoked(&books, &directory).await;
+    tokio::spawn(keep_learning_revoked(
+        Arc::clone(&books),
+        Arc::clone(&directory),
+    ));
     tokio::spawn(recheck_on_changes(Arc::clone(&gateway)));
-    let (address, operator) = (clients_listener.local_addr()?, operator_listener.local_addr()?);
+    let (address, operator) = (
+        clients_listener.local_addr()?,
+        operator_listener.local_addr()?,
+    );
     tokio::spawn(serve_clients(
         clients_listener,
         tls.clone(),
         Arc::clone(&gateway),
         stopped.clone(),
     ));
-    tokio::spawn(serve_operator(operator_listener, Arc::clone(&gateway), stopped.clone()));
-    announce(&settings, address, operator, tls.as_deref(), &base_url, sandbox_reason.as_deref());
+    tokio::spawn(serve_operator(
+        operator_listener,
+        Arc::clone(&gateway),
+        stopped.clone(),
+    ));
+    announce(
+        &settings,
+        address,
+        operator,
+        tls.as_deref(),
+        &base_url,
+        sandbox_reason.as_deref(),
+    );
 
     let mut drain_timeout = settings.server.drain_timeout;
     loop {
         match signals.next().await {
             Wish::Stop => break,
             Wish::Reload => {
-                match reload(sources, &gateway, &directory, &quota, tls.as_deref(), &upstream) {
+                match reload(
+                    sources,
+                    &gateway,
+                    &directory,
+                    &quota,
+                    tls.as_deref(),
+                    &upstream,
+                ) {
                     Ok(settings) => {
                         drain_timeout = settings.server.drain_timeout;
                         tracing::info!("configuration reloaded");
@@ -179,6 +225,9 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     drain(&gateway, &registry, drain_timeout, &mut signals).await;
     stopped.cancel();
     books.close().await;
+    if let Some(recordings) = recordings {
+        finish(recordings).await;
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -253,11 +302,13 @@ fn sandbox_reason(settings: &Settings) -> Option<String> {
 
 /// Starts the sandbox on a port of its own; the relay knows it as any other upstream.
 async fn start_sandbox(settings: &Settings, stopped: CancellationToken) -> Result<BaseUrl> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot start the sandbox")?;
+    let server = sandbox::Server::new(settings.sandbox.clone())?;
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .context("cannot start the sandbox")?;
     let address = listener.local_addr()?;
-    let config = settings.sandbox.clone();
     tokio::spawn(async move {
-        if let Err(error) = sandbox::serve(listener, config, stopped).await {
+        if let Err(error) = server.serve(listener, stopped).await {
             tracing::error!(cause = %error, "the sandbox has stopped");
         }
     });
@@ -274,7 +325,11 @@ async fn listen(key: &str, bind: Bind) -> Result<TcpListener> {
 }
 
 fn plan_names(settings: &Settings) -> BTreeSet<Arc<str>> {
-    settings.plans.keys().map(|name| name.as_str().into()).collect()
+    settings
+        .plans
+        .keys()
+        .map(|name| name.as_str().into())
+        .collect()
 }
 
 fn plans(settings: &Settings) -> Result<Plans> {
@@ -285,10 +340,36 @@ fn plans(settings: &Settings) -> Result<Plans> {
     limits.collect()
 }
 
-/// Raises the limit on open files as far as allowed; two of them make a session.
-fn max_sockets() -> usize {
+/// Starts to record, if the settings say so.
+fn recordings(settings: &Settings) -> Result<Option<Arc<Recordings>>> {
+    Recordings::start(&settings.recording).with_context(|| {
+        let directory = settings.recording.directory.clone().unwrap_or_default();
+        let directory = directory.display();
+        format!(
+            "cannot record to {directory}; set `recording.directory` to one that can be written"
+        )
+    })
+}
+
+/// Lets recordings be written to their end. A disk that hangs is not waited for.
+async fn finish(recordings: Arc<Recordings>) {
+    let (done, finished) = tokio::sync::oneshot::channel();
+    // No thread of the runtime, which could not end before it.
+    std::thread::spawn(move || {
+        recordings.finish();
+        let _ = done.send(());
+    });
+    let _ = tokio::time::timeout(LAST_WORDS, finished).await;
+}
+
+/// Raises the limit on open files as far as allowed; two of them make a session, and one more its
+/// recording.
+fn max_sockets(records: bool) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX).max(1)
+    let files_per_session = if records { 3 } else { 2 };
+    usize::try_from(files.saturating_sub(RESERVED_FILES) / files_per_session)
+        .unwrap_or(usize::MAX)
+        .max(1)
 }
 
 fn announce(

@@ -88,7 +88,8 @@ pub(super) fn register_quota(metrics: &Metrics, quota: Quota) {
                 &counters.rows_dropped,
             ),
         ] {
-            page.family(Kind::Counter, name, help).value(&[], value.load(Ordering::Relaxed));
+            page.family(Kind::Counter, name, help)
+                .value(&[], value.load(Ordering::Relaxed));
         }
         page.family(
             Kind::Gauge,

@@ -41,17 +41,28 @@ type Column = (&'static str, fn(&UsageRow) -> String);
 ///
 /// # Errors
 /// A store that cannot be read, or an output that is closed.
-pub(super) fn print(arguments: &UsageArguments, config: &Config, out: &mut dyn Write) -> Result<()> {
+pub(super) fn print(
+    arguments: &UsageArguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> Result<()> {
     let query = Query {
         since: arguments.since,
         until: arguments.until,
         client: arguments.client.clone(),
         by: arguments.by,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let rows = runtime.block_on(async {
-        let reader = open_reader(config).await.map_err(|error| anyhow!("{error}"))?;
-        reader.usage(&query).await.map_err(|error| anyhow!("cannot read the usage store: {error}"))
+        let reader = open_reader(config)
+            .await
+            .map_err(|error| anyhow!("{error}"))?;
+        reader
+            .usage(&query)
+            .await
+            .map_err(|error| anyhow!("cannot read the usage store: {error}"))
     })?;
     write_rows(&rows, arguments, out).context("cannot print the rows")
 }
@@ -64,7 +75,9 @@ fn write_rows(rows: &[UsageRow], arguments: &UsageArguments, out: &mut dyn Write
     }
     let columns = columns(arguments.by);
     let head: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let cells = rows.iter().map(|row| columns.iter().map(|(_, cell)| cell(row)).collect());
+    let cells = rows
+        .iter()
+        .map(|row| columns.iter().map(|(_, cell)| cell(row)).collect());
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(cells).collect();
     match arguments.format {
         Format::Csv => lines.iter().try_for_each(|line| {
@@ -79,7 +92,9 @@ fn write_rows(rows: &[UsageRow], arguments: &UsageArguments, out: &mut dyn Write
 fn columns(by: GroupBy) -> Vec<Column> {
     let mut columns: Vec<Column> = vec![("client", |row| row.client.clone())];
     if by.day {
-        columns.push(("day", |row| row.day.map(|day| day.to_string()).unwrap_or_default()));
+        columns.push(("day", |row| {
+            row.day.map(|day| day.to_string()).unwrap_or_default()
+        }));
     }
     if by.model {
         columns.push(("model", |row| row.model.clone().unwrap_or_default()));
@@ -93,7 +108,9 @@ fn columns(by: GroupBy) -> Vec<Column> {
         ("lost", |row| row.lost.to_string()),
         ("refused", |row| row.refused.to_string()),
         ("characters", |row| row.characters.to_string()),
-        ("characters_refused", |row| row.characters_refused.to_string()),
+        ("characters_refused", |row| {
+            row.characters_refused.to_string()
+        }),
         ("credits", |row| format!("{:.1}", row.credits)),
         ("audio_seconds", |row| format!("{:.1}", row.audio_seconds)),
     ];
@@ -105,16 +122,24 @@ fn columns(by: GroupBy) -> Vec<Column> {
 fn write_table(lines: &[Vec<String>], out: &mut dyn Write) -> Result<()> {
     let n_columns = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..n_columns)
-        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let n_text = n_columns.saturating_sub(8);
     for line in lines {
-        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            match column < n_text {
-                true => format!("{cell:<width$}"),
-                false => format!("{cell:>width$}"),
-            }
-        });
+        let cells =
+            line.iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (cell, width))| match column < n_text {
+                    true => format!("{cell:<width$}"),
+                    false => format!("{cell:>width$}"),
+                });
         let cells: Vec<String> = cells.collect();
         writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
@@ -124,7 +149,11 @@ fn write_table(lines: &[Vec<String>], out: &mut dyn Write) -> Result<()> {
 /// A CSV field (RFC 4180). A cell that a spreadsheet would take for a formula is made text.
 fn quoted(cell: &str) -> String {
     let is_formula = cell.starts_with(['=', '+', '-', '@']);
-    let cell = if is_formula { format!("'{cell}") } else { cell.to_owned() };
+    let cell = if is_formula {
+        format!("'{cell}")
+    } else {
+        cell.to_owned()
+    };
     match cell.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),
         false => cell,

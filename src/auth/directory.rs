@@ -197,9 +197,12 @@ impl Directory {
         })
     }
 
-    /// Withdraws the token that [`TokenHash::to_revoke`] gave this hash of: a single-use token that waits is gone from the store, and sessions of
-    /// this process that rest on the token, or on one that it made, are over. Tells whether the
-    /// store held it.
+    /// Withdraws the token that [`TokenHash::to_revoke`] gave this hash of: a single-use token that
+    /// waits is gone from the store, and sessions of this process that rest on the token, or on one
+    /// that it made, are over. Tells whether the store held it.
+    ///
+    /// # Errors
+    /// When the store does not answer: then nobody but this process knows.
     pub async fn revoke(&self, token: TokenHash, now: SystemTime) -> Result<bool, AuthError> {
         self.remember_revoked(token, now);
         self.changes.send_modify(|n_changes| *n_changes += 1);
@@ -207,6 +210,28 @@ impl Directory {
             .revoke(token)
             .await
             .map_err(|_| AuthError::StoreUnavailable)
+    }
+
+    /// Takes note of tokens that were withdrawn elsewhere.
+    pub fn learn_revoked(&self, tokens: impl IntoIterator<Item = TokenHash>, now: SystemTime) {
+        let mut revoked = self.revoked.lock();
+        let n_before = revoked.len();
+        for token in tokens {
+            if revoked.len() >= MAX_REVOKED && !revoked.contains_key(&token) {
+                tracing::error!(
+                    max = MAX_REVOKED,
+                    "more tokens are revoked than can be remembered; take clients out of the \
+                     configuration instead"
+                );
+                break;
+            }
+            revoked.entry(token).or_insert(now);
+        }
+        let has_new = n_before < revoked.len();
+        drop(revoked);
+        if has_new {
+            self.changes.send_modify(|n_changes| *n_changes += 1);
+        }
     }
 
     fn remember_revoked(&self, token: TokenHash, now: SystemTime) {

@@ -45,6 +45,30 @@ impl TokenHash {
         Self::of_bytes(jwt.map_or(text, |(signed, _)| signed).as_bytes())
     }
 
+    /// Every hash that may revoke what an operator names: a token, or the hash of one. 64 hex digits
+    /// can be either, and are taken for both.
+    #[must_use]
+    pub fn all_to_revoke(named: &SecretString) -> Vec<Self> {
+        let mut hashes = vec![Self::of(named)];
+        // Both a client's own token and a JWT may have three parts.
+        let others = [
+            Some(Self::to_revoke(named)),
+            named.expose_secret().parse().ok(),
+        ];
+        for hash in others.into_iter().flatten() {
+            if !hashes.contains(&hash) {
+                hashes.push(hash);
+            }
+        }
+        hashes
+    }
+
+    /// A hash as a store has kept it.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The hash itself, for stores that keep it.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 32] {

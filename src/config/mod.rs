@@ -63,6 +63,8 @@ pub struct Settings {
     pub rates: quota::RatesConfig,
     /// `[usage]`
     pub usage: usage::Config,
+    /// `[recording]`
+    pub recording: session::RecordingConfig,
     /// `[log]`
     pub log: log::Config,
     /// `[metrics]`
@@ -102,6 +104,15 @@ impl Sources {
         }
         variables.sort();
         Ok(Self { file, variables })
+    }
+
+    /// Sets a key, such as `server.bind`, as its variable would; an option of the command line
+    /// lies over the whole environment.
+    pub fn set(&mut self, key: &str, value: &str) {
+        let name = format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").to_uppercase());
+        self.variables
+            .retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+        self.variables.push((name, value.to_owned()));
     }
 
     fn variable(&self, wanted: &str) -> Option<&str> {
@@ -187,6 +198,7 @@ impl Settings {
             plans: reader.read(root, "plans")?,
             rates: reader.read(root, "credits_per_character")?,
             usage: reader.read(root, "usage")?,
+            recording: reader.read(root, "recording")?,
             log: reader.read(root, "log")?,
             metrics: reader.read(root, "metrics")?,
             warnings: Vec::new(),

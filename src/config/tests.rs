@@ -182,7 +182,10 @@ fn names_in_capitals_find_keys_of_any_case() {
     let file = format!(
         "[[clients]]\nid = \"a\"\ntoken_sha256 = \"{HASH}\"\nplan = \"Gold\"\n[plans.Gold]\nrecord = false\n"
     );
-    let given = given(&file, &[("XI_RELAY__PLANS__GOLD__RECORD", "true")]);
+    let given = given(
+        &file,
+        &[("XI_RELAY__PLANS__GOLD__MAX_CONCURRENT_SESSIONS", "7")],
+    );
     assert_eq!(
         given.load().plans.keys().collect::<Vec<_>>(),
         ["Gold", "default"]
@@ -368,6 +371,30 @@ fn what_is_shown_has_no_secrets_and_says_where_it_comes_from() {
     }
     // Apart from what is hidden it could be read again.
     Layers::new("").add_file("shown", &shown).unwrap();
+}
+
+#[test]
+fn recording_is_said_and_needs_a_place() {
+    let plan = "[plans.gold]\nrecord = true\n";
+    given(plan, &[]).fails(&["`plans.gold.record`", "`recording.directory`"]);
+    let warning = |file: &str, part: &str| {
+        let warnings = given(file, &[]).load().warnings;
+        assert!(
+            warnings.iter().any(|warning| warning.contains(part)),
+            "{warnings:?}"
+        );
+    };
+    let place = "[recording]\ndirectory = \"tapes\"\n";
+    warning(
+        &format!("{plan}{place}"),
+        "SESSIONS ARE RECORDED, those of the plans gold:",
+    );
+    warning(
+        &format!("{place}sessions = \"all\"\n"),
+        "ALL SESSIONS ARE RECORDED",
+    );
+    warning(place, "nothing is recorded");
+    assert!(given("", &[]).load().warnings.is_empty());
 }
 
 #[test]

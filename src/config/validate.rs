@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Error, Settings};
 use crate::http::TlsMode;
 use crate::quota::{Limits, Rates};
+use crate::session::RecordedSessions;
 use crate::{auth, log};
 
 /// Refuses what cannot work.
@@ -78,8 +79,18 @@ fn plans(settings: &Settings) -> Result<(), Error> {
     for (name, plan) in &settings.plans {
         Limits::new(name, plan).map_err(|error| Error::overall(error.to_string()))?;
     }
+    let recorded = settings.plans.iter().find(|(_, plan)| plan.record);
+    if let (Some((name, _)), None) = (recorded, &settings.recording.directory) {
+        return Err(Error::overall(format!(
+            "`plans.{name}.record` is true, but there is nowhere to record: set \
+             `recording.directory`"
+        )));
+    }
     Rates::new(&settings.rates).map_err(|error| Error::overall(error.to_string()))?;
-    settings.usage.validate().map_err(|error| Error::overall(format!("usage.{error}")))
+    settings
+        .usage
+        .validate()
+        .map_err(|error| Error::overall(format!("usage.{error}")))
 }
 
 fn clients(settings: &Settings) -> Result<(), Error> {
@@ -118,6 +129,30 @@ pub(super) fn warn(settings: &mut Settings) {
             "upstream.base_url is {base_url} and ELEVENLABS_API_KEY is not set: sessions go up \
              without a key"
         ));
+    }
+    if let Some(directory) = &settings.recording.directory {
+        let recorded: Vec<&str> = settings
+            .plans
+            .iter()
+            .filter(|(_, plan)| plan.record)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let directory = directory.display();
+        warnings.push(match (settings.recording.sessions, recorded.as_slice()) {
+            (RecordedSessions::All, _) => format!(
+                "ALL SESSIONS ARE RECORDED: everything that is spoken, text and audio, is written \
+                 to {directory}"
+            ),
+            (RecordedSessions::Plans, []) => format!(
+                "recording.directory is {directory}, but nothing is recorded: no plan has record = \
+                 true, and recording.sessions is not \"all\""
+            ),
+            (RecordedSessions::Plans, plans) => format!(
+                "SESSIONS ARE RECORDED, those of the plans {}: everything that is spoken there, \
+                 text and audio, is written to {directory}",
+                plans.join(", ")
+            ),
+        });
     }
     if settings.log.text == log::Text::Full {
         warnings.push("log.text is \"full\": everything that is spoken stands in the log".into());

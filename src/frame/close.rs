@@ -25,15 +25,23 @@ impl Close {
     /// 1014 passes: it is registered, though most libraries refuse to send it.
     pub fn parse(payload: &[u8]) -> Result<Self, Fault> {
         match payload {
-            [] => Ok(Self { code: None, reason: String::new() }),
+            [] => Ok(Self {
+                code: None,
+                reason: String::new(),
+            }),
             [_] => Err(Fault::Protocol("a close frame held half a code")),
             [high, low, reason @ ..] => {
                 let code = u16::from_be_bytes([*high, *low]);
                 if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-                    return Err(Fault::Protocol("a close code that may not be sent was sent"));
+                    return Err(Fault::Protocol(
+                        "a close code that may not be sent was sent",
+                    ));
                 }
                 let reason = std::str::from_utf8(reason).map_err(|_| Fault::Utf8)?;
-                Ok(Self { code: Some(code), reason: reason.to_owned() })
+                Ok(Self {
+                    code: Some(code),
+                    reason: reason.to_owned(),
+                })
             }
         }
     }
@@ -78,7 +86,9 @@ mod tests {
         check(&1000u16.to_be_bytes(), Ok((Some(1000), "")));
         check(b"\x03\xf0bye", Ok((Some(1008), "bye")));
         check(b"\x03\xf0\xff", Err(1007));
-        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+        for code in [
+            0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535,
+        ] {
             check(&u16::to_be_bytes(code), Err(1002));
         }
         for code in [1001, 1002, 1003, 1007, 1011, 1012, 1013, 1014, 3000, 4999] {

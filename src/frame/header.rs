@@ -123,12 +123,27 @@ impl Header {
             _ => true,
         };
         if !shortest {
-            return Err(Fault::Protocol("a frame length was not in its shortest form"));
+            return Err(Fault::Protocol(
+                "a frame length was not in its shortest form",
+            ));
         }
         if payload_len >> 63 != 0 {
             return Err(Fault::Protocol("a frame length had its top bit set"));
         }
-        let mask = masked.then(|| [bytes[len - 4], bytes[len - 3], bytes[len - 2], bytes[len - 1]]);
-        Ok(Ok(Self { fin, opcode, mask, payload_len, len }))
+        let mask = masked.then(|| {
+            [
+                bytes[len - 4],
+                bytes[len - 3],
+                bytes[len - 2],
+                bytes[len - 1],
+            ]
+        });
+        Ok(Ok(Self {
+            fin,
+            opcode,
+            mask,
+            payload_len,
+            len,
+        }))
     }
 }

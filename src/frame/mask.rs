@@ -2,7 +2,9 @@
 
 /// XORs `bytes` with `key`, in place; masking and unmasking are the same.
 pub fn apply_mask(bytes: &mut [u8], key: [u8; 4]) {
-    let word = u64::from_ne_bytes([key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]]);
+    let word = u64::from_ne_bytes([
+        key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3],
+    ]);
     let mut words = bytes.chunks_exact_mut(8);
     for chunk in &mut words {
         let mut eight = [0; 8];
@@ -24,5 +26,7 @@ pub fn unmask_onto(out: &mut Vec<u8>, masked: &[u8], key: [u8; 4]) {
 /// A fresh unpredictable key, as the protocol asks of whoever plays the client.
 #[must_use]
 pub fn random_mask() -> [u8; 4] {
-    getrandom::u32().expect("the operating system's random source works").to_ne_bytes()
+    getrandom::u32()
+        .expect("the operating system's random source works")
+        .to_ne_bytes()
 }

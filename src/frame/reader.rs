@@ -61,7 +61,12 @@ impl Reader {
     /// `max_held_bytes` are handed out in pieces.
     #[must_use]
     pub fn new(from: Side, max_message_bytes: u64, max_held_bytes: u64) -> Self {
-        Self { from, max_message_bytes, max_held_bytes, open: None }
+        Self {
+            from,
+            max_message_bytes,
+            max_held_bytes,
+            open: None,
+        }
     }
 
     /// A reader that hands out every message whole.
@@ -91,8 +96,7 @@ impl Reader {
             self.follow(&header);
             return Ok(Step::Large(header));
         }
-        let payload_len =
-            usize::try_from(header.payload_len).map_err(|_| self.too_big())?;
+        let payload_len = usize::try_from(header.payload_len).map_err(|_| self.too_big())?;
         let len = header.len + payload_len;
         if bytes.len() < len {
             return Ok(Step::Need(len));
@@ -144,7 +148,9 @@ impl Reader {
             (opcode, _) if opcode.is_control() => return Ok(header.payload_len),
             (Opcode::Continuation, Some(open)) => open.bytes,
             (Opcode::Continuation, None) => {
-                return Err(Fault::Protocol("a continuation came without a message to continue"));
+                return Err(Fault::Protocol(
+                    "a continuation came without a message to continue",
+                ));
             }
             (_, Some(_)) => {
                 return Err(Fault::Protocol("a new message began inside another"));
@@ -173,7 +179,9 @@ impl Reader {
     }
 
     fn too_big(&self) -> Fault {
-        Fault::TooBig { limit: self.max_message_bytes }
+        Fault::TooBig {
+            limit: self.max_message_bytes,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a request's head to the endpoint it asks for.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use axum::response::Response;
 use http::header::{ALLOW, HeaderValue, ORIGIN};
 use http::request::Parts;
 use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
 
 use super::address::remote_address;
 use super::gateway::{Ask, Gateway};
@@ -33,7 +35,16 @@ struct Caller {
 
 /// Everything that clients can reach.
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new().fallback(dispatch).with_state(gateway)
+    Router::new()
+        .fallback(dispatch)
+        .layer(CatchPanicLayer::custom(after_panic))
+        .with_state(gateway)
+}
+
+/// What the client is told when a request has run into a fault of the relay's own; the log has the
+/// place.
+fn after_panic(_: Box<dyn Any + Send>) -> Response {
+    response(&Problem::internal_error(), SessionId::random())
 }
 
 async fn dispatch(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {

@@ -17,7 +17,7 @@ use crate::ids::{SessionId, VoiceId};
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, Problem, Query, Secrets};
 use crate::quota::{Limits, Quota};
-use crate::session::{Registry, Timing};
+use crate::session::{Recordings, Registry, Timing};
 use crate::upstream::Upstream;
 
 /// How many of upstream's lists are held in memory at once; they may be long.
@@ -56,6 +56,8 @@ pub struct Parts {
     pub max_sockets: usize,
     /// Whether text stands in the log.
     pub logs_text: bool,
+    /// Where sessions are written down, if any are.
+    pub recordings: Option<Arc<Recordings>>,
 }
 
 /// What every request shares.
@@ -121,7 +123,11 @@ impl Gateway {
     pub fn recheck(&self) {
         let plans = self.plans.load();
         for live in self.parts.registry.all() {
-            match self.parts.directory.recheck(&live.identity, SystemTime::now()) {
+            match self
+                .parts
+                .directory
+                .recheck(&live.identity, SystemTime::now())
+            {
                 Ok(plan) => {
                     if let Some(limits) = plans.get(&plan) {
                         live.set_limits(Arc::clone(limits));
@@ -174,13 +180,20 @@ impl Gateway {
     pub(super) fn place(self: &Arc<Self>) -> Result<Place, Problem> {
         let taken = self.sockets.fetch_add(1, Ordering::Relaxed);
         let place = Place(Arc::clone(self));
-        if taken >= self.parts.max_sockets { Err(Problem::system_busy()) } else { Ok(place) }
+        if taken >= self.parts.max_sockets {
+            Err(Problem::system_busy())
+        } else {
+            Ok(place)
+        }
     }
 
     /// The limits of a client, narrowed to what its token allows.
     pub(super) fn limits(&self, identity: &Identity) -> Result<Arc<Limits>, Problem> {
         let plans = self.plans.load();
-        plans.get(&identity.plan).cloned().ok_or_else(|| AuthError::PlanUnknown.into())
+        plans
+            .get(&identity.plan)
+            .cloned()
+            .ok_or_else(|| AuthError::PlanUnknown.into())
     }
 }
 
@@ -196,7 +209,9 @@ impl Drop for Place {
 pub(super) fn expiry(identity: &Identity, now: Instant) -> Option<(Instant, Problem)> {
     let at = |end: Duration| now + end;
     let token = identity.expires_at.map(|expires_at| {
-        let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = expires_at
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
         (at(left), Problem::token_expired())
     });
     let narrowed = identity
@@ -205,7 +220,11 @@ pub(super) fn expiry(identity: &Identity, now: Instant) -> Option<(Instant, Prob
         .and_then(|narrowing| narrowing.max_session())
         .map(|longest| (at(longest), Problem::session_expired()));
     match (token, narrowed) {
-        (Some(token), Some(narrowed)) => Some(if token.0 <= narrowed.0 { token } else { narrowed }),
+        (Some(token), Some(narrowed)) => Some(if token.0 <= narrowed.0 {
+            token
+        } else {
+            narrowed
+        }),
         (token, narrowed) => token.or(narrowed),
     }
 }

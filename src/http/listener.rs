@@ -17,8 +17,8 @@ use tower::ServiceExt;
 use super::client_stream::ClientStream;
 use super::dispatch::{Remote, router};
 use super::gateway::Gateway;
-use super::tls::ServerTls;
 use super::operator;
+use super::tls::ServerTls;
 
 /// The largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -44,15 +44,18 @@ pub async fn serve_clients(
         let (stream, remote) = accepted;
         let app = app.clone();
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());
+        let stopped = stopped.clone();
         tokio::spawn(async move {
             let Some(acceptor) = acceptor else {
-                return serve(ClientStream::Plain(stream), remote, app, header_timeout).await;
+                let stream = ClientStream::Plain(stream);
+                return serve(stream, remote, app, header_timeout, stopped).await;
             };
             // Whoever does not speak TLS, or too slowly, is not answered.
             if let Ok(Ok(stream)) =
                 tokio::time::timeout(header_timeout, acceptor.accept(stream)).await
             {
-                serve(ClientStream::Tls(Box::new(stream)), remote, app, header_timeout).await;
+                let stream = ClientStream::Tls(Box::new(stream));
+                serve(stream, remote, app, header_timeout, stopped).await;
             }
         });
     }
@@ -72,7 +75,8 @@ pub async fn serve_operator(
             accepted = accept(&listener) => accepted,
         };
         let app = app.clone();
-        tokio::spawn(serve(ClientStream::Plain(stream), remote, app, header_timeout));
+        let stream = ClientStream::Plain(stream);
+        tokio::spawn(serve(stream, remote, app, header_timeout, stopped.clone()));
     }
 }
 
@@ -101,7 +105,13 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve(stream: ClientStream, remote: SocketAddr, app: Router, header_timeout: Duration) {
+async fn serve(
+    stream: ClientStream,
+    remote: SocketAddr,
+    app: Router,
+    header_timeout: Duration,
+    stopped: CancellationToken,
+) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Remote(remote.ip()));
         app.clone().oneshot(request.map(axum::body::Body::new))
@@ -113,7 +123,14 @@ async fn serve(stream: ClientStream, remote: SocketAddr, app: Router, header_tim
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    tokio::pin!(connection);
     // A connection that breaks, or a head that is malformed, concerns its client alone; hyper has
     // answered what can be answered.
-    let _ = connection.await;
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stopped.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! From a known client to an open upstream: what its plan allows, admission, the dial.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -9,14 +9,18 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::answer::is_about_the_relay;
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::response;
 use super::refused::{self, Refused, Wish};
 use crate::auth::Identity;
 use crate::ids::{SessionId, VoiceId};
-use crate::protocol::{DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, Query};
+use crate::protocol::{
+    DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, Query, RECORDING_VERSION,
+    RecordingHead,
+};
 use crate::quota::{self, Admission, AdmissionRequest, Limits};
-use crate::session::{Facts, Registration, SessionEnd, Terms, settle_unopened};
+use crate::session::{Facts, Recorder, Registration, SessionEnd, Terms, settle_unopened};
 use crate::upstream::{ConnectError, Connected, HandshakeError, Refusal};
 
 /// A client that has been let in, with its upstream open.
@@ -28,6 +32,8 @@ pub(super) struct Ready {
     pub(super) facts: Facts,
     /// One of the sessions that the account may have open on the dialogue sockets.
     pub(super) dialogue_slot: Option<OwnedSemaphorePermit>,
+    /// Where the session is written down, if it is.
+    pub(super) recorder: Option<Recorder>,
 }
 
 /// Why a client does not get its session.
@@ -67,11 +73,25 @@ pub(super) async fn open(
         Err(refused) => {
             let problem = refused.problem();
             let (ending, code) = (&problem.error, problem.close_code);
-            refused::note(gateway, ask, Some(&identity), wish, ending, code, refused.limit());
+            refused::note(
+                gateway,
+                ask,
+                Some(&identity),
+                wish,
+                ending,
+                code,
+                refused.limit(),
+            );
             return Err(Denied::Problem(problem));
         }
     };
-    let Plan { limits, query, voice, inactivity, wish } = plan;
+    let Plan {
+        limits,
+        query,
+        voice,
+        inactivity,
+        wish,
+    } = plan;
     let terms = Terms {
         dialect: ask.endpoint.dialect().expect("only sockets come here"),
         limits,
@@ -92,8 +112,11 @@ pub(super) async fn open(
         ..Facts::default()
     };
     let path = ask.endpoint.upstream_path(voice.as_ref());
-    let path_and_query =
-        if query.is_empty() { path.into_owned() } else { format!("{path}?{query}") };
+    let path_and_query = if query.is_empty() {
+        path.into_owned()
+    } else {
+        format!("{path}?{query}")
+    };
     let connected = tokio::select! {
         connected = gateway.parts.upstream.connect(&path_and_query) => {
             connected.map_err(|error| denied(ask, error))
@@ -104,7 +127,16 @@ pub(super) async fn open(
         Ok(connected) => {
             facts.trace_id.clone_from(&connected.trace_id);
             facts.connect_time = connected.took;
-            Ok(Ready { connected, terms, admission, registration, facts, dialogue_slot })
+            let recorder = recorder(gateway, ask, &terms.limits, voice.as_ref(), &query);
+            Ok(Ready {
+                connected,
+                terms,
+                admission,
+                registration,
+                facts,
+                dialogue_slot,
+                recorder,
+            })
         }
         Err(denied) => {
             let end = denied.end(gateway);
@@ -159,19 +191,50 @@ fn plan(
         true => DEFAULT_INACTIVITY_TIMEOUT.min(longest),
         false => query.clamp_inactivity_timeout(longest),
     };
-    Ok(Plan { limits, query, voice, inactivity, wish: wish.clone() })
+    Ok(Plan {
+        limits,
+        query,
+        voice,
+        inactivity,
+        wish: wish.clone(),
+    })
+}
+
+/// Begins to write the session down, if it is to be.
+fn recorder(
+    gateway: &Gateway,
+    ask: &Ask,
+    limits: &Limits,
+    voice: Option<&VoiceId>,
+    query: &Query,
+) -> Option<Recorder> {
+    let recordings = gateway.parts.recordings.as_ref()?;
+    recordings.begin(limits.record, ask.id, ask.started, || {
+        let started = SystemTime::now() - ask.started.elapsed();
+        let started = started
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        RecordingHead {
+            xi_relay_recording: RECORDING_VERSION,
+            session: ask.id.to_string(),
+            endpoint: ask.endpoint.as_str().to_owned(),
+            voice: voice.map(ToString::to_string).unwrap_or_default(),
+            query: query.to_string(),
+            started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        }
+    })
 }
 
 /// A slot among upstream's dialogue sessions, which are held for their whole life.
-fn dialogue_slot(
-    gateway: &Gateway,
-    ask: &Ask,
-) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+fn dialogue_slot(gateway: &Gateway, ask: &Ask) -> Result<Option<OwnedSemaphorePermit>, Problem> {
     if !ask.endpoint.is_dialogue() {
         return Ok(None);
     }
     let slots = Arc::clone(&gateway.dialogue_slots);
-    slots.try_acquire_owned().map(Some).map_err(|_| Problem::system_busy())
+    slots
+        .try_acquire_owned()
+        .map(Some)
+        .map_err(|_| Problem::system_busy())
 }
 
 async fn admit(
@@ -188,7 +251,10 @@ async fn admit(
         voice: plan.voice.clone(),
         model: plan.wish.model.clone(),
         format: plan.wish.format.clone(),
-        cap: identity.narrowing.as_ref().and_then(|narrowing| narrowing.max_characters),
+        cap: identity
+            .narrowing
+            .as_ref()
+            .and_then(|narrowing| narrowing.max_characters),
         streaming: true,
     };
     gateway.parts.quota.admit(request).await
@@ -223,7 +289,7 @@ impl Denied {
             Self::Upstream(refusal) => refusal,
         };
         let problem = upstream_problem(gateway, refusal);
-        if problem.error.starts_with("upstream_") {
+        if is_about_the_relay(&problem) {
             return response(&problem, request);
         }
         let body = gateway.secrets().scrub(&refusal.body).into_owned();
@@ -234,9 +300,14 @@ impl Denied {
         for (name, value) in [
             (CONTENT_TYPE, &refusal.content_type),
             (RETRY_AFTER, &refusal.retry_after),
-            (http::HeaderName::from_static("x-trace-id"), &refusal.trace_id),
+            (
+                http::HeaderName::from_static("x-trace-id"),
+                &refusal.trace_id,
+            ),
         ] {
-            let value = value.as_deref().and_then(|value| HeaderValue::from_str(value).ok());
+            let value = value
+                .as_deref()
+                .and_then(|value| HeaderValue::from_str(value).ok());
             if let Some(value) = value {
                 headers.insert(name, value);
             }

@@ -1,7 +1,9 @@
 //! The operator's side: health, live sessions, metrics. Loopback by default.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
@@ -11,13 +13,17 @@ use axum::{Json, Router};
 use http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use serde::Deserialize;
 
-use super::HostName;
 use super::gateway::Gateway;
+use super::{HostName, body};
+use crate::auth::TokenHash;
 use crate::ids::{ClientId, SessionId};
 use crate::metrics::CONTENT_TYPE as CONTENT_TYPE_OF_METRICS;
 use crate::protocol::Problem;
 use crate::session::{SessionEnd, SessionRow};
 use crate::usage::{self, Day, GroupBy};
+
+/// The longest body that may name a token: more than any header could hold.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
 /// So many connection failures in a row make the relay not ready.
 const FAILURES_UNTIL_NOT_READY: u32 = 3;
@@ -29,6 +35,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/metrics", get(metrics))
         .route("/usage", get(usage))
         .route("/sessions", get(sessions))
+        .route("/tokens/revoke", axum::routing::post(revoke_token))
         .route("/sessions/{session}", axum::routing::delete(end_session))
         .layer(axum::middleware::from_fn(only_this_machine))
         .with_state(gateway)
@@ -51,7 +58,11 @@ async fn only_this_machine(request: Request, next: Next) -> Response {
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    ([(CONTENT_TYPE, CONTENT_TYPE_OF_METRICS)], gateway.parts.metrics.render()).into_response()
+    (
+        [(CONTENT_TYPE, CONTENT_TYPE_OF_METRICS)],
+        gateway.parts.metrics.render(),
+    )
+        .into_response()
 }
 
 /// What `/usage` may be asked: days as `YYYY-MM-DD`, `until` not included.
@@ -69,13 +80,25 @@ async fn usage(
     State(gateway): State<Arc<Gateway>>,
     Query(question): Query<UsageQuestion>,
 ) -> Response {
-    let UsageQuestion { since, until, client, by } = question;
-    let query = usage::Query { since, until, client, by: by.unwrap_or_default() };
+    let UsageQuestion {
+        since,
+        until,
+        client,
+        by,
+    } = question;
+    let query = usage::Query {
+        since,
+        until,
+        client,
+        by: by.unwrap_or_default(),
+    };
     match gateway.parts.quota.books().usage(&query).await {
         Ok(rows) => Json(rows).into_response(),
-        Err(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the usage store does not answer\n").into_response()
-        }
+        Err(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the usage store does not answer\n",
+        )
+            .into_response(),
     }
 }
 
@@ -91,14 +114,59 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     } else {
         return "ready\n".into_response();
     };
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not ready: {reason}\n"),
+    )
+        .into_response()
 }
 
 async fn sessions(State(gateway): State<Arc<Gateway>>) -> Json<Vec<SessionRow>> {
-    Json(gateway.parts.registry.all().iter().map(|live| live.row()).collect())
+    Json(
+        gateway
+            .parts
+            .registry
+            .all()
+            .iter()
+            .map(|live| live.row())
+            .collect(),
+    )
 }
 
-async fn end_session(State(gateway): State<Arc<Gateway>>, Path(session): Path<String>) -> StatusCode {
+/// Withdraws the token in the body, given as it is or by its SHA-256: a single-use token opens
+/// nothing any more, and sessions that rest on a token end.
+async fn revoke_token(State(gateway): State<Arc<Gateway>>, body: Body) -> Response {
+    let timeout = gateway.parts.config.body_timeout;
+    let body = match body::read(body, MAX_TOKEN_BYTES, timeout).await {
+        Ok(body) => body,
+        Err(problem) => {
+            let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST);
+            return (status, format!("{}\n", problem.message)).into_response();
+        }
+    };
+    let named = str::from_utf8(&body).unwrap_or_default().trim();
+    if named.is_empty() {
+        let what = "send the token, or its SHA-256 in hex, as the body\n";
+        return (StatusCode::BAD_REQUEST, what).into_response();
+    }
+    let directory = &gateway.parts.directory;
+    let mut is_stored = true;
+    for hash in TokenHash::all_to_revoke(&named.to_owned().into()) {
+        is_stored &= directory.revoke(hash, SystemTime::now()).await.is_ok();
+        tracing::info!(token_sha256 = ?hash, "token revoked");
+    }
+    if !is_stored {
+        let what = "revoked here, but the usage store does not answer: other replicas do not know, \
+                    and neither will this one after a restart; ask again\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, what).into_response();
+    }
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn end_session(
+    State(gateway): State<Arc<Gateway>>,
+    Path(session): Path<String>,
+) -> StatusCode {
     let end = SessionEnd::Refused(Problem::session_ended());
     match SessionId::parse(&session) {
         Some(session) if gateway.parts.registry.end(session, end) => StatusCode::NO_CONTENT,

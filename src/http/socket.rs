@@ -37,7 +37,10 @@ pub(super) async fn answer(
         Err(problem) => return response(&problem, request),
     };
     let Some(on_upgrade) = head.extensions.remove::<OnUpgrade>() else {
-        return response(&Problem::invalid_request("This connection cannot be upgraded."), request);
+        return response(
+            &Problem::invalid_request("This connection cannot be upgraded."),
+            request,
+        );
     };
     if ask.query.repeated().is_some() {
         return response(&Problem::repeated_parameter(), request);
@@ -52,14 +55,28 @@ pub(super) async fn answer(
             Ok(identity) => open(&gateway, &ask, identity).await,
             Err(problem) => {
                 let code = problem.status;
-                refused::note(&gateway, &ask, None, Wish::default(), &problem.error, code, None);
+                refused::note(
+                    &gateway,
+                    &ask,
+                    None,
+                    Wish::default(),
+                    &problem.error,
+                    code,
+                    None,
+                );
                 Err(Denied::Problem(problem))
             }
         };
         return match ready {
             Ok(ready) => {
                 let trace_id = ready.facts.trace_id.clone();
-                tokio::spawn(relay_upgraded(gateway, on_upgrade, ready, ask.started, place));
+                tokio::spawn(relay_upgraded(
+                    gateway,
+                    on_upgrade,
+                    ready,
+                    ask.started,
+                    place,
+                ));
                 upgrade.accept(offered.has_ours, trace_id.as_deref())
             }
             Err(denied) => denied.to_response(&gateway, request),
@@ -68,7 +85,12 @@ pub(super) async fn answer(
     let credential = offered
         .credential
         .or_else(|| ask.query.credentials().first().cloned())
-        .or_else(|| path_token.map(|token| Credential { name: CredentialName::ApiKey, token }));
+        .or_else(|| {
+            path_token.map(|token| Credential {
+                name: CredentialName::ApiKey,
+                token,
+            })
+        });
     let unauthenticated = match credential {
         Some(_) => None,
         None if gateway.parts.directory.is_open() => None,
@@ -78,10 +100,11 @@ pub(super) async fn answer(
         },
     };
     tokio::spawn(async move {
-        let Some(peer) = upgraded(on_upgrade).await else { return };
-        // Nothing of the waiting is kept once frames flow.
-        if let Some((peer, ready)) =
-            set_up(&gateway, &ask, credential, unauthenticated, peer).await
+        let Some(peer) = upgraded(on_upgrade).await else {
+            return;
+        };
+        // On a task of its own, so that nothing of the waiting is kept once frames flow.
+        if let Some((peer, ready)) = set_up(&gateway, &ask, credential, unauthenticated, peer).await
         {
             tokio::spawn(relay(gateway, peer, ready, ask.started, place));
         }
@@ -107,11 +130,21 @@ async fn set_up(
                 (None, Some(_permit)) => Some(first_credential(gateway, ask, &mut opening).await?),
                 (credential, _) => credential,
             };
-            identify(gateway, ask, credential.as_ref()).await.map_err(SessionEnd::Refused)
+            identify(gateway, ask, credential.as_ref())
+                .await
+                .map_err(SessionEnd::Refused)
         };
         let identity = identified.await.inspect_err(|end| {
             let code = end.client_code();
-            refused::note(gateway, ask, None, Wish::default(), &end.label(), code, None);
+            refused::note(
+                gateway,
+                ask,
+                None,
+                Wish::default(),
+                &end.label(),
+                code,
+                None,
+            );
         })?;
         if let Ok(limits) = gateway.limits(&identity) {
             opening.set_max_message_bytes(limits.max_message_bytes as u64);
@@ -130,7 +163,9 @@ async fn set_up(
             Some((Peer { stream, read_ahead }, ready))
         }
         Err(end) => {
-            opening.refuse(end, ask.id, timing.refusal_delay, timing).await;
+            opening
+                .refuse(end, ask.id, timing.refusal_delay, timing)
+                .await;
             None
         }
     }
@@ -168,7 +203,9 @@ pub(super) async fn identify(
         }
     });
     let directory = &gateway.parts.directory;
-    let identity = directory.identify(credential.as_ref(), ask.remote, SystemTime::now()).await?;
+    let identity = directory
+        .identify(credential.as_ref(), ask.remote, SystemTime::now())
+        .await?;
     Ok(identity)
 }
 
@@ -179,11 +216,9 @@ async fn relay_upgraded(
     started: Instant,
     place: Place,
 ) {
-    match upgraded(on_upgrade).await {
-        Some(peer) => {
-            tokio::spawn(relay(gateway, peer, ready, started, place));
-        }
-        None => drop(ready),
+    // Without its client the session is settled by being dropped.
+    if let Some(peer) = upgraded(on_upgrade).await {
+        relay(gateway, peer, ready, started, place).await;
     }
 }
 
@@ -194,13 +229,34 @@ async fn relay(
     started: Instant,
     place: Place,
 ) {
-    let Ready { connected, terms, admission, registration, facts, dialogue_slot } = ready;
-    let upstream = Peer { stream: connected.stream, read_ahead: connected.read_ahead };
+    let Ready {
+        connected,
+        terms,
+        admission,
+        registration,
+        facts,
+        dialogue_slot,
+        recorder,
+    } = ready;
+    let upstream = Peer {
+        stream: connected.stream,
+        read_ahead: connected.read_ahead,
+    };
     let metrics = Arc::clone(&gateway.parts.metrics);
     drop(gateway);
-    let session =
-        Session { client, upstream, terms, admission, registration, facts, metrics, started };
-    session.run().await;
+    let session = Session {
+        client,
+        upstream,
+        terms,
+        admission,
+        registration,
+        facts,
+        metrics,
+        started,
+        recorder,
+    };
+    // Boxed, so that the session is not held twice: as parts and as a whole.
+    Box::pin(session.run()).await;
     drop((place, dialogue_slot));
 }
 
@@ -210,5 +266,8 @@ async fn upgraded(on_upgrade: OnUpgrade) -> Option<Peer<ClientStream>> {
     let parts = upgraded
         .downcast::<TokioIo<ClientStream>>()
         .expect("the listener serves nothing but client streams");
-    Some(Peer { stream: parts.io.into_inner(), read_ahead: parts.read_buf.to_vec() })
+    Some(Peer {
+        stream: parts.io.into_inner(),
+        read_ahead: parts.read_buf.to_vec(),
+    })
 }

@@ -20,9 +20,8 @@ use super::{body, identify};
 use crate::auth::Identity;
 use crate::ids::VoiceId;
 use crate::protocol::{
-    AudioMeter, ClientKind, ClientMessage, DEFAULT_OUTPUT_FORMAT, Endpoint, OutputFormat,
-    Problem, Query, is_body_field, scan, with_body_field, with_voices_rewritten,
-    without_credentials,
+    AudioMeter, ClientKind, ClientMessage, DEFAULT_OUTPUT_FORMAT, Endpoint, OutputFormat, Problem,
+    Query, is_body_field, scan, with_body_field, with_voices_rewritten, without_credentials,
 };
 use crate::quota::{AdmissionRequest, Limits, Refusal};
 use crate::session::{Facts, Tap};
@@ -285,6 +284,14 @@ fn refuse(
         Refused::Rule(_) | Refused::Limit(_) => response(&problem, ask.id),
     };
     let (ending, status) = (&problem.error, response.status().as_u16());
-    refused::note(gateway, ask, Some(identity), wish, ending, status, refused.limit());
+    refused::note(
+        gateway,
+        ask,
+        Some(identity),
+        wish,
+        ending,
+        status,
+        refused.limit(),
+    );
     response
 }

@@ -14,6 +14,7 @@ mod listing;
 mod output_format;
 mod problem;
 mod query;
+mod recording;
 mod refusals;
 mod request;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use listing::{Shown, with_models_shown, with_voices_shown};
 pub use output_format::{DEFAULT_OUTPUT_FORMAT, OutputFormat};
 pub use problem::Problem;
 pub use query::{DECIDING_PARAMETERS, DEFAULT_INACTIVITY_TIMEOUT, Query};
+pub use recording::{Crossed, RECORDING_VERSION, Recorded, RecordingHead};
 pub use request::{Endpoint, Route, route, route_of_path};
 pub use scan::scan;
 pub use scrub::Secrets;

@@ -268,6 +268,17 @@ impl Problem {
         .retryable()
     }
 
+    /// A fault of the relay's own.
+    #[must_use]
+    pub fn internal_error() -> Self {
+        Self::new(
+            "internal_error",
+            "The relay failed on this request; tell its operator.",
+            1011,
+            500,
+        )
+    }
+
     /// A path that is served, asked for with another method.
     #[must_use]
     pub fn method_not_allowed() -> Self {

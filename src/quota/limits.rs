@@ -39,7 +39,7 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Query parameters that are sent upstream whatever the client asked for.
     pub forced_parameters: Vec<(String, String)>,
-    /// Whether sessions may be recorded.
+    /// Whether sessions are recorded.
     pub record: bool,
     windows: Vec<WindowConfig>,
     voices: BTreeSet<VoiceId>,
@@ -142,7 +142,11 @@ impl Limits {
         let allowed = !self.restricts_voices()
             || self.voices.contains(named)
             || self.aliases.values().any(|voice| voice.as_str() == named);
-        if allowed { Ok(None) } else { Err(Refusal::Voice) }
+        if allowed {
+            Ok(None)
+        } else {
+            Err(Refusal::Voice)
+        }
     }
 
     /// Whether some voices may not be used.

@@ -40,7 +40,7 @@ struct Block {
 
 impl Meter {
     /// The first block of a session in characters, and the smallest.
-    pub(super) const FIRST_BLOCK: Characters = 64;
+    pub(super) const FIRST_BLOCK: Characters = 256;
 
     /// A block that was spent faster is followed by one twice its size.
     const SHORT_LIFE_MS: u64 = 500;
@@ -89,7 +89,8 @@ impl Meter {
             Self::SHORT_LIFE_MS..Self::LONG_LIFE_MS => size,
             _ => (size / 2).max(Self::FIRST_BLOCK),
         };
-        self.block_size.store(next.min(most.max(Self::FIRST_BLOCK)), Ordering::Relaxed);
+        self.block_size
+            .store(next.min(most.max(Self::FIRST_BLOCK)), Ordering::Relaxed);
         next.min(most)
     }
 

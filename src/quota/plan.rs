@@ -40,7 +40,7 @@ pub struct PlanConfig {
     pub origins: Vec<String>,
     /// Query parameters that are sent upstream whatever the client asked for.
     pub forced_parameters: BTreeMap<String, ParameterValue>,
-    /// Whether sessions may be recorded.
+    /// Whether sessions are recorded; where to is no matter of the plan.
     pub record: bool,
 }
 

@@ -1,5 +1,6 @@
 //! What the sandbox can be told.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -35,6 +36,21 @@ pub struct Config {
     /// text-to-speech sockets take theirs from the query.
     #[serde(with = "humantime_serde")]
     pub dialogue_inactivity: Duration,
+    /// A directory of recorded sessions: sockets answer as upstream did in them, whatever the key.
+    pub replay: Option<PathBuf>,
+    /// How fast recorded sessions are answered.
+    pub replay_pace: ReplayPace,
+}
+
+/// How fast recorded sessions are answered.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayPace {
+    /// As long after a client's message as it was then.
+    #[default]
+    Recorded,
+    /// As soon as the client has said what came before.
+    Fast,
 }
 
 /// What `sync_alignment` counts from. ElevenLabs does not say; its clients disagree.
@@ -60,6 +76,8 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             sync_alignment: AlignmentOrigin::Segment,
             dialogue_inactivity: Duration::from_secs(20),
+            replay: None,
+            replay_pace: ReplayPace::Recorded,
         }
     }
 }
@@ -72,6 +90,7 @@ impl Config {
             first_audio_delay: Duration::ZERO,
             pace: 0.0,
             close_delay: Duration::ZERO,
+            replay_pace: ReplayPace::Fast,
             ..Self::default()
         }
     }

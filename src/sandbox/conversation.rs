@@ -1,7 +1,7 @@
 //! What a socket does, without the socket: messages in, replies out.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -13,6 +13,7 @@ use super::fault::Fault;
 use super::format::Format;
 use super::message::{self, Message};
 use super::model::Model;
+use super::player::Out;
 use super::refusal::Refusal;
 use super::speech::{Frame, Speech};
 use super::utterance::{SharedEncoder, Timings, Utterance};
@@ -46,6 +47,8 @@ pub(super) enum Reply {
         code: u16,
         reason: String,
     },
+    /// What was sent in a recorded session, so long after what called for it.
+    Replay { delay: Duration, out: Out },
     /// Nothing ever again.
     Mute,
 }

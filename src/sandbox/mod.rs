@@ -22,6 +22,9 @@
 //!   `"contextId":null`; a message for any context restarts the one inactivity clock of a
 //!   multi-context socket.
 //!
+//! While recordings are replayed, sockets answer as upstream did in them ([`replay`]), and nothing
+//! of the above holds for them; requests without a socket are answered with tones as ever.
+//!
 //! A conversation ([`conversation`]) is a value without a socket; the player says when its replies
 //! are due; [`socket`] sends them.
 
@@ -40,7 +43,9 @@ mod model;
 mod multi_stream;
 mod player;
 mod query;
+mod recording;
 mod refusal;
+mod replay;
 #[cfg(test)]
 mod script;
 mod server;
@@ -56,6 +61,7 @@ mod utterance;
 mod voice;
 mod wire;
 
-pub use config::{AlignmentOrigin, Config};
+pub use config::{AlignmentOrigin, Config, ReplayPace};
 pub use fault::faults;
-pub use server::serve;
+pub use recording::ReplayError;
+pub use server::Server;

@@ -13,7 +13,7 @@ use super::wire::Wire;
 const MAX_WAITING: usize = 64 * 1024;
 
 /// What leaves through the socket.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Out {
     Text(String),
     Binary(Vec<u8>),
@@ -61,7 +61,12 @@ enum What {
     Speak(Wire, Utterance),
     Say(String),
     Last(String),
+    /// As it was recorded.
+    Replayed(Out),
 }
+
+/// The lane of all that is replayed: it keeps its order.
+const REPLAY_LANE: Lane = 0;
 
 struct Ending {
     /// Since when nothing else waits.
@@ -131,6 +136,9 @@ impl Player {
                         frame: None,
                         close,
                     });
+                }
+                Reply::Replay { delay, out } => {
+                    self.queue(now + delay, REPLAY_LANE, What::Replayed(out));
                 }
                 Reply::Mute => self.is_stalled = true,
             }
@@ -264,6 +272,7 @@ impl Player {
                 Some(Out::Last(lane, frame))
             }
             What::Say(frame) => Some(Out::Text(frame)),
+            What::Replayed(out) => Some(out),
             What::Speak(..) => None,
         }
     }

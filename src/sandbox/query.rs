@@ -23,6 +23,11 @@ impl Query {
         }
     }
 
+    /// How many parameters there are.
+    pub(super) fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.pairs
             .iter()

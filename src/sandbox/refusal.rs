@@ -50,6 +50,11 @@ const fn full(
 }
 
 impl Refusal {
+    pub(super) const NO_RECORDING: Self = refusal(
+        "no_recording",
+        "No recording of this endpoint and voice goes like this conversation.",
+        404,
+    );
     pub(super) const INVALID_API_KEY: Self = full(
         "invalid_api_key",
         "Invalid API key",

@@ -27,9 +27,12 @@ use super::model::Model;
 use super::multi_stream::MultiStream;
 use super::player::Player;
 use super::query::{self, Query};
+use super::recording::{Recordings, ReplayError};
 use super::refusal::Refusal;
+use super::replay::Replay;
 use super::stream_input::StreamInput;
 use super::{access, lookups, socket, synthesis, upgrade};
+use crate::protocol;
 
 /// How long a request head may take.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -41,28 +44,57 @@ const STOP_DEADLINE: Duration = Duration::from_secs(3);
 pub(super) struct Sandbox {
     pub(super) config: Arc<Config>,
     pub(super) account: Arc<Account>,
+    /// What sockets answer with, if not with tones.
+    recordings: Option<Arc<Recordings>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
-/// Answers as ElevenLabs would until `shutdown` is cancelled; then sockets are closed with 1012.
-///
-/// # Errors
-/// When the listener's own address cannot be read; a failure to accept is waited out.
-pub async fn serve(
-    listener: TcpListener,
+/// A sandbox that is ready to serve.
+pub struct Server {
     config: Config,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    let address = listener.local_addr()?;
-    tracing::debug!(%address, "sandbox listens");
-    let sandbox = Sandbox {
-        account: Arc::new(Account::new(&config)),
-        config: Arc::new(config),
-        tasks: TaskTracker::new(),
-        shutdown,
-    };
-    let router = router(&sandbox);
+    recordings: Option<Arc<Recordings>>,
+}
+
+impl Server {
+    /// Reads the recordings that are to be replayed, if any are.
+    ///
+    /// # Errors
+    /// When there are none, or one cannot be read.
+    pub fn new(config: Config) -> Result<Self, ReplayError> {
+        let recordings = config.replay.as_deref().map(Recordings::load).transpose()?;
+        Ok(Self {
+            config,
+            recordings: recordings.map(Arc::new),
+        })
+    }
+
+    /// Answers as ElevenLabs would until `shutdown` is cancelled; then sockets are closed with
+    /// 1012.
+    ///
+    /// # Errors
+    /// When the listener's own address cannot be read; a failure to accept is waited out.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let address = listener.local_addr()?;
+        tracing::debug!(%address, "sandbox listens");
+        let sandbox = Sandbox {
+            account: Arc::new(Account::new(&self.config)),
+            config: Arc::new(self.config),
+            recordings: self.recordings,
+            tasks: TaskTracker::new(),
+            shutdown,
+        };
+        accept(listener, &sandbox).await;
+        sandbox.tasks.close();
+        // What has not ended by then ends with the process.
+        let _ = tokio::time::timeout(STOP_DEADLINE, sandbox.tasks.wait()).await;
+        Ok(())
+    }
+}
+
+/// Takes connections until the sandbox stops.
+async fn accept(listener: TcpListener, sandbox: &Sandbox) {
+    let router = router(sandbox);
     loop {
         let accepted = tokio::select! {
             () = sandbox.shutdown.cancelled() => break,
@@ -81,10 +113,6 @@ pub async fn serve(
             }
         }
     }
-    sandbox.tasks.close();
-    // What has not ended by then ends with the process.
-    let _ = tokio::time::timeout(STOP_DEADLINE, sandbox.tasks.wait()).await;
-    Ok(())
 }
 
 async fn connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
@@ -213,6 +241,8 @@ impl Sandbox {
     fn converse(
         &self,
         mut request: Request,
+        endpoint: protocol::Endpoint,
+        voice: &str,
         new: impl FnOnce(&Request, &Query) -> Result<Box<dyn Conversation>, Refusal>,
     ) -> Response {
         let query = Query::parse(request.uri().query());
@@ -220,7 +250,16 @@ impl Sandbox {
             Ok(accepted) => accepted,
             Err(refused) => return *refused,
         };
-        match new(&request, &query) {
+        let conversation = match &self.recordings {
+            Some(recordings) => {
+                let candidates = recordings.of(endpoint, voice, &query);
+                let (pace, is_dialogue) = (self.config.replay_pace, endpoint.is_dialogue());
+                let replay = Replay::new(candidates, pace, is_dialogue, Instant::now());
+                Ok(Box::new(replay) as Box<dyn Conversation>)
+            }
+            None => new(&request, &query),
+        };
+        match conversation {
             Ok(conversation) => {
                 let player = Player::new(&self.config);
                 let shutdown = self.shutdown.clone();
@@ -244,13 +283,14 @@ async fn stream_input(
     Path(voice): Path<String>,
     request: Request,
 ) -> Response {
-    sandbox.converse(request, |request, query| {
+    let endpoint = protocol::Endpoint::StreamInput;
+    sandbox.converse(request, endpoint, &voice, |request, query| {
         refused_upgrade(&voice)?;
         let agreement = sandbox.agreement(request, query, query.speech_model()?)?;
         let (auto_mode, limit) = (query.flag("auto_mode"), query.inactivity());
         Ok(Box::new(StreamInput::new(
             agreement,
-            voice,
+            voice.clone(),
             auto_mode,
             limit,
             Instant::now(),
@@ -263,13 +303,14 @@ async fn multi_stream_input(
     Path(voice): Path<String>,
     request: Request,
 ) -> Response {
-    sandbox.converse(request, |request, query| {
+    let endpoint = protocol::Endpoint::MultiStreamInput;
+    sandbox.converse(request, endpoint, &voice, |request, query| {
         refused_upgrade(&voice)?;
         let agreement = sandbox.agreement(request, query, query.speech_model()?)?;
         let (auto_mode, limit) = (query.flag("auto_mode"), query.inactivity());
         Ok(Box::new(MultiStream::new(
             agreement,
-            voice,
+            voice.clone(),
             auto_mode,
             limit,
             Instant::now(),
@@ -286,7 +327,11 @@ async fn multi_dialogue(state: State<Sandbox>, request: Request) -> Response {
 }
 
 fn dialogue_of(kind: Kind, sandbox: &Sandbox, request: Request) -> Response {
-    sandbox.converse(request, |request, query| {
+    let endpoint = match kind {
+        Kind::Single => protocol::Endpoint::DialogueStreamInput,
+        Kind::Multi => protocol::Endpoint::DialogueMultiStreamInput,
+    };
+    sandbox.converse(request, endpoint, "", |request, query| {
         let (model, max_voices) = query.dialogue_model()?;
         let agreement = sandbox.agreement(request, query, model)?;
         Ok(Box::new(Dialogue::new(

@@ -137,6 +137,8 @@ async fn send(
         Out::Text(text) => (Message::text(text), None),
         Out::Last(lane, text) => (Message::text(text), Some(lane)),
         Out::Binary(bytes) => (Message::binary(bytes), None),
+        // Stands for a close frame without a code, and must not be sent (RFC 6455 section 7.4.1).
+        Out::Close { code: 1005, .. } => return Err(Done::Close(None)),
         Out::Close { code, reason } => return Err(Done::Close(Some((code, reason)))),
         Out::Cut => return Err(Done::Cut),
         Out::Drop => return Err(Done::Gone),

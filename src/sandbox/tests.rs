@@ -22,7 +22,7 @@ use super::encoder::Encoder;
 use super::format::{Codec, Endpoint, Format};
 use super::speech::{Frame, Origin, Speech};
 use super::voice::{TONES, Voice, frequency};
-use super::{Config, serve};
+use super::{Config, Server};
 
 const ADA: &str = "/v1/text-to-speech/AdaTone0000000000001/stream-input";
 
@@ -42,7 +42,11 @@ impl TestSandbox {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, config, shutdown.clone()));
+        let task = tokio::spawn(
+            Server::new(config)
+                .unwrap()
+                .serve(listener, shutdown.clone()),
+        );
         Self {
             address,
             task,

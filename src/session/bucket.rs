@@ -15,7 +15,10 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn new(per_second: u32, now: Instant) -> Self {
-        Self { per_second, full_at: now }
+        Self {
+            per_second,
+            full_at: now,
+        }
     }
 
     /// Takes one token; says whether there was one.

@@ -48,7 +48,10 @@ pub struct Farewell {
 
 impl Farewell {
     fn new(code: u16, reason: &'static str) -> Option<Self> {
-        Some(Self { code: Some(code), reason: reason.into() })
+        Some(Self {
+            code: Some(code),
+            reason: reason.into(),
+        })
     }
 }
 
@@ -57,18 +60,29 @@ impl SessionEnd {
     #[must_use]
     pub fn label(&self) -> Cow<'static, str> {
         match self {
-            Self::Closed { by: Side::Upstream, close } if close.code == Some(1000) => {
-                "completed".into()
-            }
-            Self::Closed { by: Side::Upstream, .. } => "upstream_closed".into(),
-            Self::Closed { by: Side::Client, .. } => "client_closed".into(),
+            Self::Closed {
+                by: Side::Upstream,
+                close,
+            } if close.code == Some(1000) => "completed".into(),
+            Self::Closed {
+                by: Side::Upstream, ..
+            } => "upstream_closed".into(),
+            Self::Closed {
+                by: Side::Client, ..
+            } => "client_closed".into(),
             Self::Lost(Side::Client) => "client_disconnected".into(),
             Self::Lost(Side::Upstream) => "upstream_disconnected".into(),
-            Self::Faulty { side: Side::Client, fault: Fault::TooBig { .. } } => {
-                "client_message_too_big".into()
-            }
-            Self::Faulty { side: Side::Client, .. } => "client_protocol_error".into(),
-            Self::Faulty { side: Side::Upstream, .. } => "upstream_protocol_error".into(),
+            Self::Faulty {
+                side: Side::Client,
+                fault: Fault::TooBig { .. },
+            } => "client_message_too_big".into(),
+            Self::Faulty {
+                side: Side::Client, ..
+            } => "client_protocol_error".into(),
+            Self::Faulty {
+                side: Side::Upstream,
+                ..
+            } => "upstream_protocol_error".into(),
             Self::Silent(Side::Client) => "client_silent".into(),
             Self::Silent(Side::Upstream) => "upstream_silent".into(),
             Self::Stalled(Side::Client) => "slow_consumer".into(),
@@ -86,11 +100,16 @@ impl SessionEnd {
             Self::Closed { .. }
             | Self::Lost(Side::Client)
             | Self::Silent(Side::Client)
-            | Self::Faulty { side: Side::Client, .. } => None,
+            | Self::Faulty {
+                side: Side::Client, ..
+            } => None,
             Self::Lost(Side::Upstream)
             | Self::Silent(Side::Upstream)
             | Self::Stalled(Side::Upstream)
-            | Self::Faulty { side: Side::Upstream, .. } => Some(Problem::upstream_disconnected()),
+            | Self::Faulty {
+                side: Side::Upstream,
+                ..
+            } => Some(Problem::upstream_disconnected()),
             Self::Stalled(Side::Client) => Some(Problem::slow_consumer()),
             Self::Refused(problem) => Some(problem.clone()),
             Self::Idle(limit) => Some(Problem::input_timeout_exceeded(*limit)),
@@ -106,14 +125,20 @@ impl SessionEnd {
                 reason: close.reason.clone().into(),
             }),
             Self::Lost(Side::Client) | Self::Silent(Side::Client) => None,
-            Self::Faulty { side: Side::Client, fault } => Some(Farewell {
+            Self::Faulty {
+                side: Side::Client,
+                fault,
+            } => Some(Farewell {
                 code: Some(fault.close_code()),
                 reason: fault.to_string().into(),
             }),
             Self::Lost(Side::Upstream)
             | Self::Silent(Side::Upstream)
             | Self::Stalled(_)
-            | Self::Faulty { side: Side::Upstream, .. }
+            | Self::Faulty {
+                side: Side::Upstream,
+                ..
+            }
             | Self::Refused(_)
             | Self::Idle(_) => self.problem().map(|problem| Farewell {
                 code: Some(problem.close_code),
@@ -132,11 +157,16 @@ impl SessionEnd {
                 reason: close.reason.clone().into(),
             }),
             Self::Lost(Side::Upstream) | Self::Silent(Side::Upstream) => None,
-            Self::Faulty { side: Side::Upstream, fault } => Some(Farewell {
+            Self::Faulty {
+                side: Side::Upstream,
+                fault,
+            } => Some(Farewell {
                 code: Some(fault.close_code()),
                 reason: fault.to_string().into(),
             }),
-            Self::Faulty { side: Side::Client, .. } => Farewell::new(1011, "the client failed"),
+            Self::Faulty {
+                side: Side::Client, ..
+            } => Farewell::new(1011, "the client failed"),
             Self::Lost(Side::Client)
             | Self::Silent(Side::Client)
             | Self::Stalled(_)

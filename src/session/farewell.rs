@@ -48,8 +48,20 @@ impl Parting {
     fn silent(end: &SessionEnd) -> Self {
         Self {
             bytes: Vec::new(),
-            has_closed: matches!(end, SessionEnd::Closed { by: Side::Client, .. }),
-            is_faulty: matches!(end, SessionEnd::Faulty { side: Side::Client, .. }),
+            has_closed: matches!(
+                end,
+                SessionEnd::Closed {
+                    by: Side::Client,
+                    ..
+                }
+            ),
+            is_faulty: matches!(
+                end,
+                SessionEnd::Faulty {
+                    side: Side::Client,
+                    ..
+                }
+            ),
         }
     }
 
@@ -100,7 +112,12 @@ where
     };
     let mut bytes = Vec::new();
     if !has_closed {
-        write_close(&mut bytes, farewell.code, &farewell.reason, Some(random_mask()));
+        write_close(
+            &mut bytes,
+            farewell.code,
+            &farewell.reason,
+            Some(random_mask()),
+        );
     }
     let spoken = async {
         stream.write_all(&bytes).await?;
@@ -113,7 +130,11 @@ where
 }
 
 /// Reads until the peer's close frame, or the end of its stream.
-async fn heard_close<S: AsyncRead + Unpin>(stream: &mut S, reader: &mut Reader, carry: &mut Vec<u8>) {
+async fn heard_close<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    reader: &mut Reader,
+    carry: &mut Vec<u8>,
+) {
     loop {
         loop {
             match reader.step(carry) {
@@ -139,7 +160,8 @@ async fn heard_close<S: AsyncRead + Unpin>(stream: &mut S, reader: &mut Reader, 
 
 /// Reads what is under way, to the end of the stream or until it is plain that there is no end.
 async fn drain<S: AsyncRead + Unpin>(stream: &mut S) {
-    let mut sink = [0; 4096];
+    // On the heap: in the future it would count for every session from its start.
+    let mut sink = vec![0; 4096];
     let mut left = MAX_DRAINED_BYTES;
     while left > 0 {
         match stream.read(&mut sink).await {

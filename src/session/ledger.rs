@@ -46,8 +46,8 @@ pub(crate) async fn settle(
         close_code: facts.status.unwrap_or_else(|| end.client_code()),
         trace_id: facts.trace_id.clone(),
     };
-    // The store settles on its own what takes longer; the client need not wait for it.
-    let _ = tokio::time::timeout(SETTLE_PATIENCE, tokio::spawn(admission.settle(row))).await;
+    // What takes longer is settled all the same; the client need not wait for it.
+    let _ = tokio::time::timeout(SETTLE_PATIENCE, admission.settle(row)).await;
 }
 
 /// The one line that tells what a session came to.
@@ -114,7 +114,9 @@ pub(crate) fn report(
 }
 
 fn unix_ms(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -108,7 +108,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     }
 
     /// Writes `bytes` behind whatever waits; what the socket has no room for waits too.
-    pub(super) fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8], now: Instant) -> io::Result<()> {
+    pub(super) fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> io::Result<()> {
         let mut rest = bytes;
         if self.out.is_empty() {
             while !rest.is_empty() {
@@ -129,7 +134,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     }
 
     /// Ready when nothing waits to be written any more.
-    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
+    pub(super) fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Poll<io::Result<()>> {
         while self.out_written < self.out.len() {
             let rest = &self.out[self.out_written..];
             match ready!(Pin::new(&mut self.stream).poll_write(cx, rest)) {
@@ -238,7 +247,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     }
 
     /// Sends the ping that is due, if a frame may begin; says whether the peer is taken for gone.
-    pub(super) fn ping(&mut self, cx: &mut Context<'_>, may_write: bool, now: Instant) -> io::Result<bool> {
+    pub(super) fn ping(
+        &mut self,
+        cx: &mut Context<'_>,
+        may_write: bool,
+        now: Instant,
+    ) -> io::Result<bool> {
         self.ping_at = now + self.ping_interval;
         if self.unanswered_pings >= MAX_UNANSWERED_PINGS {
             return Ok(true);

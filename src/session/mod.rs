@@ -7,6 +7,7 @@ mod farewell;
 mod ledger;
 mod leg;
 mod opening;
+mod recorder;
 mod registry;
 mod relay;
 mod scratch;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 pub use end::{Farewell, SessionEnd};
 pub(crate) use ledger::{report, settle, summarize};
 pub use opening::{Opening, without_credential};
+pub use recorder::{RecordedSessions, Recorder, RecordingConfig, Recordings};
 pub use registry::{Live, Registration, Registry, SessionRow};
 pub use relay::Terms;
 pub(crate) use tap::Tap;
@@ -131,6 +133,8 @@ pub struct Session<C, U> {
     pub metrics: Arc<Metrics>,
     /// When the client asked for it.
     pub started: Instant,
+    /// Where it is written down, if it is.
+    pub recorder: Option<Recorder>,
 }
 
 impl<C, U> Session<C, U>
@@ -140,7 +144,13 @@ where
 {
     /// Relays to the end: frames, farewell, ledger.
     pub async fn run(self) {
-        let Self { registration, facts, started, metrics, .. } = self;
+        let Self {
+            registration,
+            facts,
+            started,
+            metrics,
+            ..
+        } = self;
         let timing = self.terms.timing.clone();
         let live = Arc::clone(registration.live());
         let now = Instant::now();
@@ -158,29 +168,79 @@ where
             facts.logs_text,
         );
         let _live_gauges = metrics.enter_session(live.identity.client.as_str());
-        metrics.sessions_started.with([live.endpoint.as_str()]).inc();
+        metrics
+            .sessions_started
+            .with([live.endpoint.as_str()])
+            .inc();
         metrics.upstream_connect.observe(facts.connect_time);
         let mut relay = Relay::new(
-            Leg::new(self.client, Side::Client, client_reader, timing.ping_interval, now),
-            Leg::new(self.upstream, Side::Upstream, upstream_reader, timing.ping_interval, now),
+            Leg::new(
+                self.client,
+                Side::Client,
+                client_reader,
+                timing.ping_interval,
+                now,
+            ),
+            Leg::new(
+                self.upstream,
+                Side::Upstream,
+                upstream_reader,
+                timing.ping_interval,
+                now,
+            ),
             self.terms,
             self.admission,
             Arc::clone(&live),
             tap,
+            self.recorder,
         );
         let end = relay.run().await;
+        if let Some(recorder) = relay.recorder.take() {
+            recorder.finish(&end);
+        }
+        // What is left to do is allocated only now: most of a session's life is the line above.
+        Box::pin(Self::finish(
+            relay,
+            end,
+            registration,
+            facts,
+            metrics,
+            started,
+            timing,
+        ))
+        .await;
+    }
+
+    async fn finish(
+        relay: Relay<C, U>,
+        end: SessionEnd,
+        registration: Registration,
+        facts: Facts,
+        metrics: Arc<Metrics>,
+        started: Instant,
+        timing: Timing,
+    ) {
+        let live = Arc::clone(registration.live());
         let mut remains = relay.into_remains(&end);
         ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
         ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
-        let upstream_left =
-            farewell::leave_upstream(&mut remains.upstream.stream, &end, remains.has_told_upstream);
+        let upstream_left = farewell::leave_upstream(
+            &mut remains.upstream.stream,
+            &end,
+            remains.has_told_upstream,
+        );
         let client_left = async {
             // Settled before the client hears of the end: who comes back at once finds its slot
             // free.
             ledger::settle(&live, remains.admission, remains.tap.counts(), &facts, &end).await;
             drop(registration);
             if let Some(parting) = remains.parting {
-                let Leg { stream, reader, carry, .. } = &mut remains.client;
+                let Leg {
+                    stream,
+                    reader,
+                    carry,
+                    ..
+                } = &mut remains.client;
                 farewell::leave(stream, reader, carry, parting, &timing).await;
             }
         };

@@ -89,7 +89,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
     ) {
         let is_client_fault = matches!(
             end,
-            SessionEnd::Faulty { side: Side::Client, .. } | SessionEnd::Closed { .. }
+            SessionEnd::Faulty {
+                side: Side::Client,
+                ..
+            } | SessionEnd::Closed { .. }
         );
         let mut end = end;
         if !is_client_fault && self.is_text.is_none() {
@@ -101,7 +104,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
         }
         let parting = Parting::new(&end, request);
         let mut carry = self.bytes.split_off(self.n_seen);
-        leave(&mut self.stream, &mut self.reader, &mut carry, parting, timing).await;
+        leave(
+            &mut self.stream,
+            &mut self.reader,
+            &mut carry,
+            parting,
+            timing,
+        )
+        .await;
     }
 
     /// Looks at the frames that have come and not been seen.
@@ -113,7 +123,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
                 Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
                 Step::Frame(frame) => frame,
             };
-            let key = frame.mask.expect("the reader refuses a client frame without a mask");
+            let key = frame
+                .mask
+                .expect("the reader refuses a client frame without a mask");
             let start = self.message.len();
             unmask_onto(&mut self.message, &bytes[frame.payload.clone()], key);
             if !frame.opcode.is_control() {
@@ -134,7 +146,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
                 }
                 Opcode::Close => {
                     let close = Close::parse(&payload).map_err(faulty)?;
-                    return Err(SessionEnd::Closed { by: Side::Client, close });
+                    return Err(SessionEnd::Closed {
+                        by: Side::Client,
+                        close,
+                    });
                 }
                 _ => {}
             }
@@ -157,5 +172,8 @@ pub fn without_credential() -> SessionEnd {
 }
 
 fn faulty(fault: Fault) -> SessionEnd {
-    SessionEnd::Faulty { side: Side::Client, fault }
+    SessionEnd::Faulty {
+        side: Side::Client,
+        fault,
+    }
 }

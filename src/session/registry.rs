@@ -105,7 +105,10 @@ impl Registry {
             waker: AtomicWaker::new(),
         });
         self.live.lock().insert(id, Arc::clone(&live));
-        Registration { registry: Arc::clone(self), live }
+        Registration {
+            registry: Arc::clone(self),
+            live,
+        }
     }
 
     /// How many are live.
@@ -211,7 +214,10 @@ impl Live {
     #[must_use]
     pub fn row(&self) -> SessionRow {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started = self
+            .started
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         SessionRow {
             session: self.id.to_string(),
             client: self.identity.client.to_string(),

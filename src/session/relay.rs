@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 use super::bucket::Bucket;
 use super::farewell::Parting;
 use super::leg::Leg;
+use super::recorder::Recorder;
 use super::scratch::{READ_BYTES, with_read_buffer};
 use super::tap::Tap;
 use super::{Live, SessionEnd, Timing};
@@ -56,6 +57,7 @@ pub(super) struct Relay<C, U> {
     pub(super) client: Leg<C>,
     pub(super) upstream: Leg<U>,
     pub(super) tap: Tap,
+    pub(super) recorder: Option<Recorder>,
     pub(super) admission: Admission,
     live: Arc<Live>,
     terms: Terms,
@@ -79,6 +81,8 @@ struct Waiting {
     /// The frame to be written once they are.
     frame: Vec<u8>,
     characters: u64,
+    /// The payload in it, for a session that is recorded.
+    recorded: Option<Vec<u8>>,
     reserving: Reserving,
 }
 
@@ -94,18 +98,23 @@ where
         admission: Admission,
         live: Arc<Live>,
         tap: Tap,
+        recorder: Option<Recorder>,
     ) -> Self {
         let now = Instant::now();
         Self {
             session_deadline: now + terms.limits.max_session_duration,
             messages: Bucket::new(terms.limits.max_messages_per_second, now),
             frames: Bucket::new(
-                terms.limits.max_messages_per_second.saturating_mul(FRAMES_PER_MESSAGE),
+                terms
+                    .limits
+                    .max_messages_per_second
+                    .saturating_mul(FRAMES_PER_MESSAGE),
                 now,
             ),
             client,
             upstream,
             tap,
+            recorder,
             admission,
             live,
             up: up::Up::default(),
@@ -155,11 +164,15 @@ where
     fn set_limits(&mut self, limits: Arc<Limits>) {
         let per_second = limits.max_messages_per_second;
         self.messages.set_rate(per_second);
-        self.frames.set_rate(per_second.saturating_mul(FRAMES_PER_MESSAGE));
-        self.client.reader.set_max_message_bytes(limits.max_message_bytes as u64);
+        self.frames
+            .set_rate(per_second.saturating_mul(FRAMES_PER_MESSAGE));
+        self.client
+            .reader
+            .set_max_message_bytes(limits.max_message_bytes as u64);
         self.terms.inactivity = self.terms.inactivity.min(limits.max_inactivity_timeout);
-        self.session_deadline =
-            self.session_deadline.min(self.tap.started() + limits.max_session_duration);
+        self.session_deadline = self
+            .session_deadline
+            .min(self.tap.started() + limits.max_session_duration);
         self.admission.set_limits(Arc::clone(&limits));
         self.terms.limits = limits;
         self.timer.as_mut().reset(self.now);
@@ -167,9 +180,13 @@ where
 
     fn pay_pongs(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         if self.down.is_at_frame_border() {
-            self.client.pay_pongs(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Client))?;
+            self.client
+                .pay_pongs(cx, self.now)
+                .map_err(|_| SessionEnd::Lost(Side::Client))?;
         }
-        self.upstream.pay_pongs(cx, self.now).map_err(|_| SessionEnd::Lost(Side::Upstream))
+        self.upstream
+            .pay_pongs(cx, self.now)
+            .map_err(|_| SessionEnd::Lost(Side::Upstream))
     }
 
     /// Wakes at the earliest deadline. Deadlines that only move on, such as the idle one, are not
@@ -224,13 +241,22 @@ where
             self.last_message + self.terms.inactivity + timing.inactivity_grace,
             Deadline::End(SessionEnd::Idle(self.terms.inactivity)),
         );
-        offer(self.session_deadline, Deadline::End(SessionEnd::Refused(Problem::session_expired())));
+        offer(
+            self.session_deadline,
+            Deadline::End(SessionEnd::Refused(Problem::session_expired())),
+        );
         if let Some((at, problem)) = &self.terms.expiry {
             offer(*at, Deadline::End(SessionEnd::Refused(problem.clone())));
         }
         for (leg, side) in [
-            (self.client.stall_deadline(timing.write_timeout), Side::Client),
-            (self.upstream.stall_deadline(timing.write_timeout), Side::Upstream),
+            (
+                self.client.stall_deadline(timing.write_timeout),
+                Side::Client,
+            ),
+            (
+                self.upstream.stall_deadline(timing.write_timeout),
+                Side::Upstream,
+            ),
         ] {
             if let Some(at) = leg {
                 offer(at, Deadline::End(SessionEnd::Stalled(side)));
@@ -238,21 +264,26 @@ where
         }
         if let Some((close, since)) = &self.client_close {
             // After the end of its text the client still has audio coming; before, nothing.
-            let patience =
-                if self.up.text_ended { self.terms.inactivity } else { timing.close_timeout };
-            let end = SessionEnd::Closed { by: Side::Client, close: close.clone() };
-            offer((*since).max(self.last_message) + patience, Deadline::End(end));
+            let patience = if self.up.text_ended {
+                self.terms.inactivity
+            } else {
+                timing.close_timeout
+            };
+            let end = SessionEnd::Closed {
+                by: Side::Client,
+                close: close.clone(),
+            };
+            offer(
+                (*since).max(self.last_message) + patience,
+                Deadline::End(end),
+            );
         }
         next
     }
 
     /// Reads from `leg` (which is one of `self`'s), hands what there is to `take`, and keeps what
     /// `take` leaves. Ready when there is nothing to read; `Ok` when `take` should be asked again.
-    fn poll_side(
-        &mut self,
-        cx: &mut Context<'_>,
-        side: Side,
-    ) -> Poll<Result<(), SessionEnd>> {
+    fn poll_side(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Result<(), SessionEnd>> {
         let mut carry = std::mem::take(self.carry(side));
         if *self.carry_needs(side) == 0 && !carry.is_empty() {
             let taken = self.take(cx, side, &carry);
@@ -336,9 +367,10 @@ where
     /// client has closed: then the client's close stands.
     fn lost(&self, side: Side) -> SessionEnd {
         match (&self.client_close, side) {
-            (Some((close, _)), Side::Upstream) => {
-                SessionEnd::Closed { by: Side::Client, close: close.clone() }
-            }
+            (Some((close, _)), Side::Upstream) => SessionEnd::Closed {
+                by: Side::Client,
+                close: close.clone(),
+            },
             _ => SessionEnd::Lost(side),
         }
     }
@@ -372,7 +404,12 @@ where
         }
     }
 
-    fn take(&mut self, cx: &mut Context<'_>, side: Side, bytes: &[u8]) -> Result<Taken, SessionEnd> {
+    fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: Side,
+        bytes: &[u8],
+    ) -> Result<Taken, SessionEnd> {
         match side {
             Side::Client => self.take_from_client(cx, bytes),
             Side::Upstream => self.take_from_upstream(cx, bytes),

@@ -9,9 +9,7 @@ use tokio::time::Instant;
 use super::Live;
 use crate::frame::Close;
 use crate::ids::Side;
-use crate::protocol::{
-    ClientKind, ClientMessage, OutputFormat, ServerKind, ServerMessage, look,
-};
+use crate::protocol::{ClientKind, ClientMessage, OutputFormat, ServerKind, ServerMessage, look};
 
 /// How many contexts are told apart at once; upstream allows five.
 const MAX_CONTEXTS: usize = 16;
@@ -103,8 +101,10 @@ impl Tap {
         }
         let counts = &self.counts;
         live.characters.store(counts.forwarded, Ordering::Relaxed);
-        live.messages_up.store(counts.messages_up, Ordering::Relaxed);
-        live.messages_down.store(counts.messages_down, Ordering::Relaxed);
+        live.messages_up
+            .store(counts.messages_up, Ordering::Relaxed);
+        live.messages_down
+            .store(counts.messages_down, Ordering::Relaxed);
         live.bytes_down.store(counts.bytes_down, Ordering::Relaxed);
     }
 
@@ -178,17 +178,31 @@ impl Tap {
         if audio_bytes > 0 {
             self.counts.audio_bytes += audio_bytes;
             self.counts.first_audio.get_or_insert(now - self.started);
-            self.counts.audio_ms =
-                self.format.map_or(0, |format| format.audio_ms(self.counts.audio_bytes));
+            self.counts.audio_ms = self
+                .format
+                .map_or(0, |format| format.audio_ms(self.counts.audio_bytes));
         }
     }
 
     /// Logs an HTTP answer, as far as it has come.
     pub(crate) fn on_answer_end(&mut self, status: u16, now: Instant) {
-        let Counts { bytes_down, audio_bytes, audio_ms, .. } = self.counts;
-        let kind = if (200..300).contains(&status) { ServerKind::Audio } else { ServerKind::Error };
+        let Counts {
+            bytes_down,
+            audio_bytes,
+            audio_ms,
+            ..
+        } = self.counts;
+        let kind = if (200..300).contains(&status) {
+            ServerKind::Audio
+        } else {
+            ServerKind::Error
+        };
         self.counts.messages_down = 1;
-        self.count_kind(Side::Upstream, kind.as_str(), usize::try_from(bytes_down).unwrap_or(usize::MAX));
+        self.count_kind(
+            Side::Upstream,
+            kind.as_str(),
+            usize::try_from(bytes_down).unwrap_or(usize::MAX),
+        );
         tracing::info!(
             target: "xi_relay::message",
             session = self.session,
@@ -210,14 +224,21 @@ impl Tap {
         self.has_news = true;
         self.counts.messages_down += 1;
         self.counts.bytes_down += bytes;
-        self.count_kind(Side::Upstream, kind.as_str(), usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.count_kind(
+            Side::Upstream,
+            kind.as_str(),
+            usize::try_from(bytes).unwrap_or(usize::MAX),
+        );
         let mut audio_ms = None;
         if message.audio_bytes > 0 {
             self.counts.audio_bytes += message.audio_bytes;
             self.counts.first_audio.get_or_insert(since_start);
-            audio_ms = self.format.map(|format| format.audio_ms(message.audio_bytes));
-            self.counts.audio_ms =
-                self.format.map_or(0, |format| format.audio_ms(self.counts.audio_bytes));
+            audio_ms = self
+                .format
+                .map(|format| format.audio_ms(message.audio_bytes));
+            self.counts.audio_ms = self
+                .format
+                .map_or(0, |format| format.audio_ms(self.counts.audio_bytes));
         }
         self.follow_context(message);
         tracing::info!(
@@ -265,7 +286,10 @@ impl Tap {
         if !message.is_final {
             return;
         }
-        let Some(index) = self.contexts.iter().position(|context| context.name.as_deref() == name)
+        let Some(index) = self
+            .contexts
+            .iter()
+            .position(|context| context.name.as_deref() == name)
         else {
             return;
         };
@@ -283,20 +307,30 @@ impl Tap {
     }
 
     fn context(&mut self, name: Option<&str>) -> &mut Context {
-        let found = self.contexts.iter().position(|context| context.name.as_deref() == name);
+        let found = self
+            .contexts
+            .iter()
+            .position(|context| context.name.as_deref() == name);
         let index = found.unwrap_or_else(|| {
             if self.contexts.len() == MAX_CONTEXTS {
                 self.contexts.remove(0);
             }
             let name = name.map(Box::from);
-            self.contexts.push(Context { name, characters: 0, has_audio: false });
+            self.contexts.push(Context {
+                name,
+                characters: 0,
+                has_audio: false,
+            });
             self.contexts.len() - 1
         });
         &mut self.contexts[index]
     }
 
     fn count_kind(&mut self, side: Side, kind: &'static str, bytes: usize) {
-        let found = self.kinds.iter_mut().find(|row| row.0 == side && std::ptr::eq(row.1, kind));
+        let found = self
+            .kinds
+            .iter_mut()
+            .find(|row| row.0 == side && std::ptr::eq(row.1, kind));
         match found {
             Some(row) => {
                 row.2 += 1;

@@ -42,7 +42,12 @@ impl Wire {
             Side::Client => Side::Upstream,
             Side::Upstream => Side::Client,
         };
-        Self { stream, side, reader: Reader::whole(from, 1 << 26), bytes: Vec::new() }
+        Self {
+            stream,
+            side,
+            reader: Reader::whole(from, 1 << 26),
+            bytes: Vec::new(),
+        }
     }
 
     fn mask(&self) -> Option<[u8; 4]> {
@@ -104,15 +109,22 @@ impl Wire {
 
     #[track_caller]
     fn expect_error(heard: Heard, error: &str, code: u16) {
-        let Heard::Text(text) = heard else { panic!("{heard:?} is no error frame") };
+        let Heard::Text(text) = heard else {
+            panic!("{heard:?} is no error frame")
+        };
         let frame: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((frame["error"].as_str(), frame["code"].as_u64()), (Some(error), Some(code.into())));
+        assert_eq!(
+            (frame["error"].as_str(), frame["code"].as_u64()),
+            (Some(error), Some(code.into()))
+        );
         assert_eq!(frame["source"], "relay");
     }
 
     async fn expect_ending(&mut self, error: &str, code: u16) {
         Self::expect_error(self.hear_answering().await, error, code);
-        let Heard::Close(seen, _) = self.hear_answering().await else { panic!("no close frame") };
+        let Heard::Close(seen, _) = self.hear_answering().await else {
+            panic!("no close frame")
+        };
         assert_eq!(seen, Some(code));
     }
 }
@@ -126,8 +138,13 @@ struct Stage {
 }
 
 async fn quota() -> Quota {
-    let config = usage::Config { store: usage::StoreUrl::Memory, ..usage::Config::default() };
-    let books = usage::open(&config, usage::WallClock::system(), Arc::default()).await.unwrap();
+    let config = usage::Config {
+        store: usage::StoreUrl::Memory,
+        ..usage::Config::default()
+    };
+    let books = usage::open(&config, usage::WallClock::system(), Arc::default())
+        .await
+        .unwrap();
     Quota::new(books, Rates::new(&RatesConfig::default()).unwrap())
 }
 
@@ -172,14 +189,21 @@ async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
     let registration = registry.enter(id, identity, Endpoint::StreamInput, "voice".to_owned());
     let live = Arc::clone(registration.live());
     let session = Session {
-        client: Peer { stream: client_far, read_ahead: Vec::new() },
-        upstream: Peer { stream: upstream_far, read_ahead: Vec::new() },
+        client: Peer {
+            stream: client_far,
+            read_ahead: Vec::new(),
+        },
+        upstream: Peer {
+            stream: upstream_far,
+            read_ahead: Vec::new(),
+        },
         terms,
         admission,
         registration,
         facts: Facts::default(),
         metrics: Arc::new(Metrics::default()),
         started: Instant::now(),
+        recorder: None,
     };
     Stage {
         client: Wire::new(client, Side::Client),
@@ -193,15 +217,30 @@ async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
 async fn messages_pass_both_ways_and_the_close_of_upstream_ends_it() {
     let mut stage = stage().await;
     stage.client.say(r#"{"text":" "}"#).await;
-    assert_eq!(stage.upstream.hear().await, Heard::Text(r#"{"text":" "}"#.to_owned()));
-    stage.client.say(r#"{"text":"Hi ","xi_api_key":"x","u":1}"#).await;
-    assert_eq!(stage.upstream.hear().await, Heard::Text(r#"{"text":"Hi ","u":1}"#.to_owned()));
+    assert_eq!(
+        stage.upstream.hear().await,
+        Heard::Text(r#"{"text":" "}"#.to_owned())
+    );
+    stage
+        .client
+        .say(r#"{"text":"Hi ","xi_api_key":"x","u":1}"#)
+        .await;
+    assert_eq!(
+        stage.upstream.hear().await,
+        Heard::Text(r#"{"text":"Hi ","u":1}"#.to_owned())
+    );
     let audio = r#"{"audio":"AAAA","isFinal":null}"#;
     stage.upstream.say(audio).await;
     assert_eq!(stage.client.hear().await, Heard::Text(audio.to_owned()));
     stage.upstream.close(1000, "").await;
-    assert_eq!(stage.client.hear().await, Heard::Close(Some(1000), String::new()));
-    assert_eq!(stage.upstream.hear().await, Heard::Close(Some(1000), String::new()));
+    assert_eq!(
+        stage.client.hear().await,
+        Heard::Close(Some(1000), String::new())
+    );
+    assert_eq!(
+        stage.upstream.hear().await,
+        Heard::Close(Some(1000), String::new())
+    );
     stage.client.close(1000, "").await;
     assert_eq!(stage.client.hear().await, Heard::Gone);
     stage.done.await.unwrap();
@@ -211,10 +250,16 @@ async fn messages_pass_both_ways_and_the_close_of_upstream_ends_it() {
 async fn silence_ends_a_session_half_a_second_after_upstream_would() {
     let mut stage = stage().await;
     let started = Instant::now();
-    stage.client.expect_ending("input_timeout_exceeded", 1008).await;
+    stage
+        .client
+        .expect_ending("input_timeout_exceeded", 1008)
+        .await;
     assert_eq!(started.elapsed().as_millis(), 20_500);
     // Upstream is pinged at 20 s, then told that the client has left.
-    assert_eq!(stage.upstream.hear_answering().await, Heard::Close(Some(1001), String::new()));
+    assert_eq!(
+        stage.upstream.hear_answering().await,
+        Heard::Close(Some(1001), String::new())
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,11 +270,20 @@ async fn messages_of_either_side_restart_the_idle_timer_and_pings_do_not() {
     stage.client.say(r#"{"text":" "}"#).await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     stage.upstream.say("{}").await;
-    assert_eq!(stage.client.hear_answering().await, Heard::Text("{}".to_owned()));
+    assert_eq!(
+        stage.client.hear_answering().await,
+        Heard::Text("{}".to_owned())
+    );
     tokio::time::sleep(Duration::from_secs(15)).await;
     stage.client.send(Opcode::Ping, b"still here").await;
-    assert_eq!(stage.client.hear_answering().await, Heard::Pong(b"still here".to_vec()));
-    stage.client.expect_ending("input_timeout_exceeded", 1008).await;
+    assert_eq!(
+        stage.client.hear_answering().await,
+        Heard::Pong(b"still here".to_vec())
+    );
+    stage
+        .client
+        .expect_ending("input_timeout_exceeded", 1008)
+        .await;
     assert_eq!(started.elapsed().as_millis(), 50_500);
 }
 
@@ -240,9 +294,14 @@ async fn a_client_that_answers_no_ping_is_gone_after_two() {
     assert_eq!(stage.client.hear().await, Heard::Ping);
     assert_eq!(stage.client.hear().await, Heard::Ping);
     let upstream = async {
-        assert_eq!(stage.upstream.hear_answering().await, Heard::Close(Some(1001), String::new()));
+        assert_eq!(
+            stage.upstream.hear_answering().await,
+            Heard::Close(Some(1001), String::new())
+        );
     };
-    tokio::join!(upstream, async { assert_eq!(stage.client.hear().await, Heard::Gone) });
+    tokio::join!(upstream, async {
+        assert_eq!(stage.client.hear().await, Heard::Gone)
+    });
     assert_eq!(started.elapsed().as_secs(), 60);
 }
 
@@ -250,13 +309,17 @@ async fn a_client_that_answers_no_ping_is_gone_after_two() {
 async fn an_upstream_that_answers_no_ping_is_gone_after_two() {
     let mut stage = stage_with(|terms, _| terms.inactivity = Duration::from_secs(180)).await;
     let started = Instant::now();
-    stage.client.expect_ending("upstream_disconnected", 1011).await;
+    stage
+        .client
+        .expect_ending("upstream_disconnected", 1011)
+        .await;
     assert_eq!(started.elapsed().as_secs(), 60);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_lasts_no_longer_than_its_plan_allows() {
-    let mut stage = stage_with(|_, limits| limits.max_session_duration = Duration::from_secs(3)).await;
+    let mut stage =
+        stage_with(|_, limits| limits.max_session_duration = Duration::from_secs(3)).await;
     let started = Instant::now();
     stage.client.expect_ending("session_expired", 1008).await;
     assert_eq!(started.elapsed().as_secs(), 3);
@@ -288,16 +351,25 @@ async fn a_client_that_does_not_read_is_cut_after_its_time() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), flood).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), flood)
+        .await
+        .unwrap();
     // The relay's socket is full within no time, and stays so for 10 s.
-    assert!((10..12).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert!(
+        (10..12).contains(&started.elapsed().as_secs()),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_echo_of_a_close_is_awaited_for_its_time() {
     let mut stage = stage().await;
     stage.upstream.close(1000, "").await;
-    assert_eq!(stage.client.hear().await, Heard::Close(Some(1000), String::new()));
+    assert_eq!(
+        stage.client.hear().await,
+        Heard::Close(Some(1000), String::new())
+    );
     let started = Instant::now();
     assert_eq!(stage.client.hear().await, Heard::Gone);
     assert_eq!(started.elapsed().as_secs(), 3);
@@ -311,7 +383,10 @@ async fn a_close_of_the_client_passes_and_audio_still_comes_before_its_echo() {
     stage.client.close(1000, "enough").await;
     stage.upstream.hear().await;
     stage.upstream.hear().await;
-    assert_eq!(stage.upstream.hear().await, Heard::Close(Some(1000), "enough".to_owned()));
+    assert_eq!(
+        stage.upstream.hear().await,
+        Heard::Close(Some(1000), "enough".to_owned())
+    );
     for index in 0..5 {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let audio = format!(r#"{{"audio":"AAA{index}"}}"#);
@@ -319,7 +394,10 @@ async fn a_close_of_the_client_passes_and_audio_still_comes_before_its_echo() {
         assert_eq!(stage.client.hear_answering().await, Heard::Text(audio));
     }
     stage.upstream.close(1000, "enough").await;
-    assert_eq!(stage.client.hear_answering().await, Heard::Close(Some(1000), "enough".to_owned()));
+    assert_eq!(
+        stage.client.hear_answering().await,
+        Heard::Close(Some(1000), "enough".to_owned())
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -327,7 +405,10 @@ async fn a_client_that_closes_before_its_text_has_ended_is_answered_in_time() {
     let mut stage = stage().await;
     stage.client.close(1001, "").await;
     let started = Instant::now();
-    assert_eq!(stage.client.hear().await, Heard::Close(Some(1001), String::new()));
+    assert_eq!(
+        stage.client.hear().await,
+        Heard::Close(Some(1001), String::new())
+    );
     assert_eq!(started.elapsed().as_secs(), 3);
 }
 
@@ -336,7 +417,10 @@ async fn a_client_that_vanishes_takes_upstream_with_it_at_once() {
     let mut stage = stage().await;
     let started = Instant::now();
     drop(stage.client);
-    assert_eq!(stage.upstream.hear().await, Heard::Close(Some(1001), String::new()));
+    assert_eq!(
+        stage.upstream.hear().await,
+        Heard::Close(Some(1001), String::new())
+    );
     assert_eq!(stage.upstream.hear().await, Heard::Gone);
     assert!(started.elapsed() < Duration::from_secs(1));
 }
@@ -349,10 +433,18 @@ async fn an_upstream_that_breaks_off_in_a_frame_is_told_of_in_a_whole_one() {
     for n_bytes in [0, 1, 2, 3, 4, 5, 100, frame.len() - 1] {
         let mut stage = stage().await;
         stage.upstream.say(&text).await;
-        stage.upstream.stream.write_all(&frame[..n_bytes]).await.unwrap();
+        stage
+            .upstream
+            .stream
+            .write_all(&frame[..n_bytes])
+            .await
+            .unwrap();
         drop(stage.upstream);
         assert_eq!(stage.client.hear().await, Heard::Text(text.clone()));
-        stage.client.expect_ending("upstream_disconnected", 1011).await;
+        stage
+            .client
+            .expect_ending("upstream_disconnected", 1011)
+            .await;
     }
 }
 
@@ -365,31 +457,53 @@ async fn each_leg_is_failed_with_the_code_its_own_peer_earned() {
     ] {
         let mut stage = stage().await;
         stage.client.stream.write_all(bytes).await.unwrap();
-        let Heard::Close(seen, _) = stage.client.hear().await else { panic!("no close") };
+        let Heard::Close(seen, _) = stage.client.hear().await else {
+            panic!("no close")
+        };
         assert_eq!(seen, Some(code));
-        let Heard::Close(seen, _) = stage.upstream.hear().await else { panic!("no close") };
+        let Heard::Close(seen, _) = stage.upstream.hear().await else {
+            panic!("no close")
+        };
         assert_eq!(seen, Some(1011));
     }
     for (bytes, code) in [(&[0xC1, 0][..], 1002), (&[0x81, 1, 0xFF], 1007)] {
         let mut stage = stage().await;
         stage.upstream.stream.write_all(bytes).await.unwrap();
-        stage.client.expect_ending("upstream_disconnected", 1011).await;
-        let Heard::Close(seen, _) = stage.upstream.hear().await else { panic!("no close") };
+        stage
+            .client
+            .expect_ending("upstream_disconnected", 1011)
+            .await;
+        let Heard::Close(seen, _) = stage.upstream.hear().await else {
+            panic!("no close")
+        };
         assert_eq!(seen, Some(code));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_counted_does_not_go_up() {
-    for message in ["no json", "[]", r#"{"text":1}"#, r#"{"text":"a","text":"b"}"#] {
+    for message in [
+        "no json",
+        "[]",
+        r#"{"text":1}"#,
+        r#"{"text":"a","text":"b"}"#,
+    ] {
         let mut stage = stage().await;
         stage.client.say(message).await;
-        stage.client.expect_ending("invalid_input_message", 1008).await;
-        let Heard::Close(..) = stage.upstream.hear().await else { panic!("{message} went up") };
+        stage
+            .client
+            .expect_ending("invalid_input_message", 1008)
+            .await;
+        let Heard::Close(..) = stage.upstream.hear().await else {
+            panic!("{message} went up")
+        };
     }
     let mut stage = stage().await;
     stage.client.send(Opcode::Binary, b"{}").await;
-    stage.client.expect_ending("invalid_input_message", 1003).await;
+    stage
+        .client
+        .expect_ending("invalid_input_message", 1003)
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,7 +512,10 @@ async fn messages_that_come_too_fast_end_the_session() {
     for _ in 0..6 {
         stage.client.say(r#"{"text":" "}"#).await;
     }
-    stage.client.expect_ending("rate_limit_exceeded", 1008).await;
+    stage
+        .client
+        .expect_ending("rate_limit_exceeded", 1008)
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -408,10 +525,18 @@ async fn fragments_go_up_as_one_message_and_come_down_as_they_are() {
     write_frame(&mut wire, Opcode::Text, br#"{"te"#, stage.client.mask());
     wire[0] &= 0x7F;
     write_frame(&mut wire, Opcode::Ping, b"p", stage.client.mask());
-    write_frame(&mut wire, Opcode::Continuation, br#"xt":"Hi "}"#, stage.client.mask());
+    write_frame(
+        &mut wire,
+        Opcode::Continuation,
+        br#"xt":"Hi "}"#,
+        stage.client.mask(),
+    );
     stage.client.stream.write_all(&wire).await.unwrap();
     assert_eq!(stage.client.hear().await, Heard::Pong(b"p".to_vec()));
-    assert_eq!(stage.upstream.hear().await, Heard::Text(r#"{"text":"Hi "}"#.to_owned()));
+    assert_eq!(
+        stage.upstream.hear().await,
+        Heard::Text(r#"{"text":"Hi "}"#.to_owned())
+    );
 
     let mut wire = Vec::new();
     write_frame(&mut wire, Opcode::Text, b"{\"a", None);
@@ -438,7 +563,9 @@ async fn a_message_of_16_mib_comes_down_unchanged() {
         upstream.close(1000, "").await;
         (upstream, text)
     });
-    let Heard::Text(seen) = client.hear().await else { panic!("no message") };
+    let Heard::Text(seen) = client.hear().await else {
+        panic!("no message")
+    };
     let (_upstream, text) = sender.await.unwrap();
     assert!(seen == text);
     assert_eq!(client.hear().await, Heard::Close(Some(1000), String::new()));
@@ -447,6 +574,8 @@ async fn a_message_of_16_mib_comes_down_unchanged() {
 #[tokio::test(start_paused = true)]
 async fn the_operator_can_end_a_session() {
     let mut stage = stage().await;
-    stage.live.end(SessionEnd::Refused(Problem::service_restart()));
+    stage
+        .live
+        .end(SessionEnd::Refused(Problem::service_restart()));
     stage.client.expect_ending("service_restart", 1012).await;
 }

@@ -27,7 +27,9 @@ pub enum InvalidBaseUrl {
     #[error("its scheme must be ws or wss")]
     Scheme,
     /// User info, query or fragment, which the relay would have to drop.
-    #[error("it must hold nothing but scheme, host, port and path (the key goes into ELEVENLABS_API_KEY)")]
+    #[error(
+        "it must hold nothing but scheme, host, port and path (the key goes into ELEVENLABS_API_KEY)"
+    )]
     Extra,
 }
 
@@ -114,7 +116,8 @@ impl BaseUrl {
     /// The path prefix, without a slash at its end.
     #[must_use]
     pub fn path_prefix(&self) -> &str {
-        self.url().map_or("", |url| url.path().trim_end_matches('/'))
+        self.url()
+            .map_or("", |url| url.path().trim_end_matches('/'))
     }
 
     fn url(&self) -> Option<&Url> {
@@ -167,7 +170,10 @@ mod tests {
 
     #[test]
     fn what_would_be_dropped_is_refused() {
-        assert_eq!(BaseUrl::parse("api.elevenlabs.io"), Err(InvalidBaseUrl::NotAUrl));
+        assert_eq!(
+            BaseUrl::parse("api.elevenlabs.io"),
+            Err(InvalidBaseUrl::NotAUrl)
+        );
         assert_eq!(BaseUrl::parse("ftp://host"), Err(InvalidBaseUrl::Scheme));
         assert_eq!(BaseUrl::parse("wss://key@host"), Err(InvalidBaseUrl::Extra));
         assert_eq!(BaseUrl::parse("wss://host?x=1"), Err(InvalidBaseUrl::Extra));

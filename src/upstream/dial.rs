@@ -51,8 +51,10 @@ impl Dialer {
         // Dead peers are found by WebSocket pings; this covers connections that only wait.
         tcp.set_keepalive(Some(std::time::Duration::from_secs(30)));
         // The port of the scheme is what the connector and the proxy rules assume.
-        let origin: Uri =
-            base_url.http_origin().parse().expect("a base URL is a valid origin");
+        let origin: Uri = base_url
+            .http_origin()
+            .parse()
+            .expect("a base URL is a valid origin");
         let proxy = may_use_proxy
             .then(Matcher::from_env)
             .and_then(|matcher| matcher.intercept(&origin))
@@ -68,7 +70,12 @@ impl Dialer {
                 .expect("a URL's host is a server name");
             (TlsConnector::from(config), name)
         });
-        Self { origin, tcp, proxy, tls }
+        Self {
+            origin,
+            tcp,
+            proxy,
+            tls,
+        }
     }
 
     /// Opens one connection, encrypted where the base URL says so. The caller sets the deadline.

@@ -84,7 +84,10 @@ impl Request {
             head.push_str("\r\n");
         }
         head.push_str("\r\n");
-        Self { head: head.into(), accept_key: derive_accept_key(key.as_bytes()) }
+        Self {
+            head: head.into(),
+            accept_key: derive_accept_key(key.as_bytes()),
+        }
     }
 
     /// Sends the request and reads the answer, and with a refusal its body.
@@ -92,12 +95,17 @@ impl Request {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        stream.write_all(self.head.expose_secret().as_bytes()).await.map_err(broken)?;
+        stream
+            .write_all(self.head.expose_secret().as_bytes())
+            .await
+            .map_err(broken)?;
         stream.flush().await.map_err(broken)?;
         let mut read = Vec::with_capacity(1024);
         loop {
             if read.len() >= MAX_HEAD_BYTES {
-                return Err(HandshakeError::NotWebSocket("its response head was too long"));
+                return Err(HandshakeError::NotWebSocket(
+                    "its response head was too long",
+                ));
             }
             if stream.read_buf(&mut read).await.map_err(broken)? == 0 {
                 return Err(broken(io::ErrorKind::UnexpectedEof.into()));
@@ -109,11 +117,17 @@ impl Request {
                 Ok(httparse::Status::Partial) => continue,
                 Err(_) => return Err(HandshakeError::NotWebSocket("it does not speak HTTP")),
             };
-            let head = Head { headers: response.headers, status: response.code.unwrap_or(0) };
+            let head = Head {
+                headers: response.headers,
+                status: response.code.unwrap_or(0),
+            };
             if head.status == 101 {
                 let trace_id = head.text("x-trace-id");
                 self.judge(&head)?;
-                return Ok(Handshake { read_ahead: read.split_off(head_len), trace_id });
+                return Ok(Handshake {
+                    read_ahead: read.split_off(head_len),
+                    trace_id,
+                });
             }
             let (mut refusal, framing) = (head.refusal(), head.framing());
             refusal.body = read_body(stream, read.split_off(head_len), framing).await;
@@ -125,12 +139,17 @@ impl Request {
     fn judge(&self, head: &Head<'_, '_>) -> Result<(), HandshakeError> {
         let names = |header, token: &str| {
             head.all(header).any(|value: &str| {
-                value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
+                value
+                    .split(',')
+                    .any(|part| part.trim().eq_ignore_ascii_case(token))
             })
         };
         let reason = if !names("upgrade", "websocket") || !names("connection", "upgrade") {
             "its 101 does not upgrade to websocket"
-        } else if !head.all("sec-websocket-accept").eq([self.accept_key.as_str()]) {
+        } else if !head
+            .all("sec-websocket-accept")
+            .eq([self.accept_key.as_str()])
+        {
             "its Sec-WebSocket-Accept does not fit the key"
         } else if head.all("sec-websocket-extensions").next().is_some() {
             "it turned on an extension that was not offered"
@@ -181,10 +200,17 @@ impl Head<'_, '_> {
     }
 
     fn framing(&self) -> Framing {
-        if self.all("transfer-encoding").any(|value| value.eq_ignore_ascii_case("chunked")) {
+        if self
+            .all("transfer-encoding")
+            .any(|value| value.eq_ignore_ascii_case("chunked"))
+        {
             return Framing::Chunked;
         }
-        match self.all("content-length").next().and_then(|length| length.parse().ok()) {
+        match self
+            .all("content-length")
+            .next()
+            .and_then(|length| length.parse().ok())
+        {
             Some(length) => Framing::Length(length),
             None => Framing::UntilClose,
         }

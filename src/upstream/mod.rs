@@ -127,7 +127,11 @@ impl Upstream {
         let dialer = Arc::new(Dialer::new(&base_url, tls, !is_local));
         Ok(Self {
             http,
-            pool: Pool::new(Arc::clone(&dialer), config.warm.clone(), config.connect_timeout),
+            pool: Pool::new(
+                Arc::clone(&dialer),
+                config.warm.clone(),
+                config.connect_timeout,
+            ),
             api_key: ArcSwapOption::from(api_key.map(Arc::new)),
             connect_timeout: config.connect_timeout,
             failures: AtomicU32::new(0),

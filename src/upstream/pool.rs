@@ -35,7 +35,12 @@ pub struct PoolConfig {
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        Self { min: 1, max: 8, max_age: Duration::from_secs(45), sandbox: false }
+        Self {
+            min: 1,
+            max: 8,
+            max_age: Duration::from_secs(45),
+            sandbox: false,
+        }
     }
 }
 
@@ -119,7 +124,11 @@ impl Pool {
             self.note_stale();
         };
         drop(state);
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        let counter = if found.is_some() {
+            &self.hits
+        } else {
+            &self.misses
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         self.taken.notify_one();
         found
@@ -165,7 +174,11 @@ impl Pool {
     /// Drops what is old or dead; says how many are missing.
     fn prune(&self) -> usize {
         let mut state = self.state.lock();
-        let State { ready, rate, dial_time } = &mut *state;
+        let State {
+            ready,
+            rate,
+            dial_time,
+        } = &mut *state;
         ready.retain_mut(|connection| {
             if connection.since.elapsed() >= self.config.max_age {
                 return false;
@@ -192,7 +205,10 @@ impl Pool {
         };
         let mut state = self.state.lock();
         state.dial_time = started.elapsed();
-        state.ready.push_back(Ready { stream, since: Instant::now() });
+        state.ready.push_back(Ready {
+            stream,
+            since: Instant::now(),
+        });
         true
     }
 }
@@ -205,7 +221,10 @@ struct Rate {
 
 impl Rate {
     fn new(now: Instant) -> Self {
-        Self { per_second: 0.0, last: now }
+        Self {
+            per_second: 0.0,
+            last: now,
+        }
     }
 
     fn count(&mut self, now: Instant) {
@@ -227,7 +246,11 @@ impl Rate {
             return 0;
         }
         // At most a few thousand starts a second: far below 2^52.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "see above"
+        )]
         let wanted = during_a_dial.ceil() as usize;
         1 + wanted
     }

@@ -27,7 +27,11 @@ pub struct ReadAhead {
 
 impl ReadAhead {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, kept: Vec::new(), kept_start: 0 }
+        Self {
+            stream,
+            kept: Vec::new(),
+            kept_start: 0,
+        }
     }
 }
 

@@ -19,7 +19,9 @@ pub enum TlsError {
         cause: String,
     },
     /// Neither the system nor a file names an authority.
-    #[error("no trusted CA certificates were found; install ca-certificates or set upstream.ca_file")]
+    #[error(
+        "no trusted CA certificates were found; install ca-certificates or set upstream.ca_file"
+    )]
     NoRoots,
 }
 
@@ -33,13 +35,18 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsErr
     // A single bad certificate among the system's must not take the others with it.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
-        let fault = |cause: String| TlsError::CaFile { path: path.to_owned(), cause };
+        let fault = |cause: String| TlsError::CaFile {
+            path: path.to_owned(),
+            cause,
+        };
         let mut n_added = 0;
         for certificate in
             CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))?
         {
             let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-            roots.add(certificate).map_err(|error| fault(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| fault(error.to_string()))?;
             n_added += 1;
         }
         if n_added == 0 {

@@ -14,7 +14,7 @@ use super::config::{Config, OnStoreFailure, OpenError, StoreUrl};
 use super::counters::{Counters, Operation};
 use super::memory::Memory;
 use super::redis::{Redis, RedisReader};
-use super::sqlite::{Sqlite, SqliteReader};
+use super::sqlite::{self, Sqlite, SqliteReader};
 use super::store::{Boxed, Store, StoreError, TokenKey};
 use super::{
     Adjust, Admit, Admitted, Characters, Opening, Query, Record, Reserve, Reserved, Settle,
@@ -100,7 +100,8 @@ pub async fn open(
         StoreUrl::Sqlite(path) => {
             let (path, lease, clock) = (path.clone(), config.lease, clock.clone());
             let synchronous = config.sqlite_synchronous;
-            let opened = tokio::task::spawn_blocking(move || Sqlite::open(&path, synchronous, lease, clock));
+            let opened =
+                tokio::task::spawn_blocking(move || Sqlite::open(&path, synchronous, lease, clock));
             Box::new(opened.await.map_err(|error| OpenError {
                 store: config.store.to_string(),
                 cause: error.to_string(),
@@ -358,7 +359,11 @@ impl Books {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn revoked(&self) -> Result<Vec<TokenKey>, Unavailable> {
-        self.call(Operation::Token, || self.store.revoked()).await
+        // Nobody waits for it, so that it may be slow without the store being taken for down.
+        if !self.is_up() {
+            return Err(Unavailable { maybe_done: false });
+        }
+        self.report(self.store.revoked()).await
     }
 
     /// Writes what waits and ends this process's lease. Call it when all sessions are settled.
@@ -647,6 +652,37 @@ pub async fn open_reader(config: &Config) -> Result<Reader, OpenError> {
         StoreUrl::Redis(url) => RedisReader::open(url, config)
             .await
             .map(|reader| Reader(Kind::Redis(reader))),
+    }
+}
+
+/// Marks a token as revoked in the store that `config` names, beside the relays that use it, which
+/// learn of it within seconds; a single-use token that waits there is gone. Tells whether it was
+/// there.
+///
+/// # Errors
+/// One line naming cause and cure; always for `memory`, which other processes cannot write.
+pub async fn revoke(config: &Config, key: TokenKey, ttl: Duration) -> Result<bool, OpenError> {
+    match &config.store {
+        StoreUrl::Memory => Err(OpenError {
+            store: config.store.to_string(),
+            cause: "books in memory can only be changed by the relay that holds them".to_owned(),
+            cure: "POST the token to /tokens/revoke on the running relay's operator listener",
+        }),
+        StoreUrl::Sqlite(path) => sqlite::revoke(
+            path,
+            config.sqlite_synchronous,
+            key,
+            ttl,
+            &WallClock::system(),
+        ),
+        StoreUrl::Redis(url) => {
+            let reader = RedisReader::open(url, config).await?;
+            reader.revoke(key, ttl).await.map_err(|error| OpenError {
+                store: config.store.to_string(),
+                cause: error.to_string(),
+                cure: "let this user write there, and try again",
+            })
+        }
     }
 }
 

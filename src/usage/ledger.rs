@@ -270,7 +270,9 @@ impl Serialize for Day {
 
 impl<'de> Deserialize<'de> for Day {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -302,7 +304,11 @@ impl FromStr for GroupBy {
     type Err = InvalidGroupBy;
 
     fn from_str(text: &str) -> Result<Self, InvalidGroupBy> {
-        let mut by = Self { day: false, model: false, voice: false };
+        let mut by = Self {
+            day: false,
+            model: false,
+            voice: false,
+        };
         for name in text.split(',').map(str::trim) {
             match name {
                 "client" => {}
@@ -318,7 +324,9 @@ impl FromStr for GroupBy {
 
 impl<'de> Deserialize<'de> for GroupBy {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -18,11 +18,13 @@ mod window;
 #[cfg(test)]
 pub(crate) mod suite;
 
-pub use books::{Books, LiveSession, Reader, Unavailable, open, open_reader};
+pub use books::{Books, LiveSession, Reader, Unavailable, open, open_reader, revoke};
 pub use clock::WallClock;
 pub use config::{Config, OnStoreFailure, OpenError, RedisUrl, StoreUrl, Synchronous};
 pub use counters::{Counters, Histogram, Operation};
-pub use ledger::{Day, GroupBy, InvalidDay, InvalidGroupBy, LedgerRow, Opening, Outcome, Query, Record, UsageRow};
+pub use ledger::{
+    Day, GroupBy, InvalidDay, InvalidGroupBy, LedgerRow, Opening, Outcome, Query, Record, UsageRow,
+};
 pub use store::{
     Adjust, Admit, Admitted, Boxed, Heartbeat, Reserve, Reserved, Settle, Store, StoreError,
     TokenKey,

@@ -18,6 +18,8 @@ mod operator;
 mod pages;
 mod proxy;
 mod quota;
+mod replay;
+mod revoke;
 mod secrets;
 mod shutdown;
 mod sockets;

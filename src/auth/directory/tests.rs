@@ -362,6 +362,24 @@ async fn revoking_a_clients_token_ends_what_it_minted() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_revoked_elsewhere_is_refused_and_cut() {
+    let web = NewToken::for_client();
+    let directory = directory(&[row("web", &[&web], "default")]);
+    let identity = identify(&directory, &key(&web)).await.unwrap();
+    let mut changes = directory.changes();
+    directory.learn_revoked([web.hash], now());
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    assert_eq!(directory.recheck(&identity, now()), Err(AuthError::Revoked));
+    assert_eq!(
+        identify(&directory, &key(&web)).await.unwrap_err(),
+        AuthError::Revoked
+    );
+    directory.learn_revoked([web.hash], now());
+    assert!(!changes.has_changed().unwrap(), "nothing new");
+}
+
+#[tokio::test]
 async fn of_many_that_spend_one_token_at_once_one_gets_in() {
     let directory = Arc::new(Directory::open());
     let identity = directory.identify(None, REMOTE, now()).await.unwrap();

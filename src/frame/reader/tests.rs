@@ -36,7 +36,10 @@ fn hear(mut reader: Reader, input: &[u8], cuts: &[usize]) -> Vec<Heard> {
                 message.extend_from_slice(&piece);
                 match reader.payload(&piece, ends) {
                     Ok(text) if ends => {
-                        heard.push(Heard::Message { text, payload: std::mem::take(&mut message) });
+                        heard.push(Heard::Message {
+                            text,
+                            payload: std::mem::take(&mut message),
+                        });
                     }
                     Ok(_) => {}
                     Err(fault) => {
@@ -117,9 +120,21 @@ fn each_framing_fault_has_its_code() {
     check_fault(Side::Upstream, &[0x80, 0x00], 1002);
     check_fault(Side::Upstream, &[0x01, 0x01, b'a', 0x81, 0x01, b'b'], 1002);
     check_fault(Side::Upstream, &[0x81, 126, 0, 125], 1002);
-    check_fault(Side::Upstream, &[0x81, 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], 1002);
-    check_fault(Side::Upstream, &[0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 0], 1002);
-    check_fault(Side::Upstream, &[0x81, 127, 0, 0, 0, 0, 0, 0x10, 0, 1], 1009);
+    check_fault(
+        Side::Upstream,
+        &[0x81, 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF],
+        1002,
+    );
+    check_fault(
+        Side::Upstream,
+        &[0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 0],
+        1002,
+    );
+    check_fault(
+        Side::Upstream,
+        &[0x81, 127, 0, 0, 0, 0, 0, 0x10, 0, 1],
+        1009,
+    );
     check_fault(Side::Upstream, &[0x81, 0x02, 0xC3, 0x28], 1007);
     check_fault(Side::Upstream, &[0x81, 0x01, 0xC3], 1007);
 }
@@ -151,14 +166,21 @@ fn a_control_frame_between_fragments_does_not_end_the_message() {
         hear_at_once(Side::Upstream, &input),
         [
             Heard::Control(Opcode::Ping, b"p".to_vec()),
-            Heard::Message { text: true, payload: b"ab".to_vec() }
+            Heard::Message {
+                text: true,
+                payload: b"ab".to_vec()
+            }
         ]
     );
 }
 
 /// Messages and control frames as a lawful peer would send them, in fragments of its liking.
 fn lawful() -> impl Strategy<Value = (Vec<u8>, Vec<Heard>)> {
-    let message = (".{0,300}", prop::collection::vec(0usize..400, 0..4), any::<bool>());
+    let message = (
+        ".{0,300}",
+        prop::collection::vec(0usize..400, 0..4),
+        any::<bool>(),
+    );
     let ping = prop::collection::vec(any::<u8>(), 0..125);
     prop::collection::vec((message, prop::option::of(ping), any::<[u8; 4]>()), 0..6).prop_map(
         |parts| {
@@ -166,7 +188,8 @@ fn lawful() -> impl Strategy<Value = (Vec<u8>, Vec<Heard>)> {
             let mut heard = Vec::new();
             for ((text, mut cuts, is_text), ping, mask) in parts {
                 let payload = text.into_bytes();
-                cuts.iter_mut().for_each(|cut| *cut = (*cut).min(payload.len()));
+                cuts.iter_mut()
+                    .for_each(|cut| *cut = (*cut).min(payload.len()));
                 cuts.sort_unstable();
                 let mut start = 0;
                 let n_cuts = cuts.len();
@@ -182,15 +205,24 @@ fn lawful() -> impl Strategy<Value = (Vec<u8>, Vec<Heard>)> {
                         wire[first] &= 0x7F;
                     }
                     start = end;
-                    if index == 0 && let Some(ping) = &ping {
+                    if index == 0
+                        && let Some(ping) = &ping
+                    {
                         write_frame(&mut wire, Opcode::Ping, ping, Some(mask));
                     }
                 }
-                if n_cuts > 0 && let Some(ping) = &ping {
+                if n_cuts > 0
+                    && let Some(ping) = &ping
+                {
                     heard.push(Heard::Control(Opcode::Ping, ping.clone()));
                 }
-                heard.push(Heard::Message { text: is_text, payload });
-                if n_cuts == 0 && let Some(ping) = ping {
+                heard.push(Heard::Message {
+                    text: is_text,
+                    payload,
+                });
+                if n_cuts == 0
+                    && let Some(ping) = ping
+                {
                     heard.push(Heard::Control(Opcode::Ping, ping));
                 }
             }

@@ -44,7 +44,9 @@ struct Passing {
 impl Down {
     /// Whether a frame of the relay's own may be written to the client now.
     pub(in super::super) fn is_at_frame_border(&self) -> bool {
-        self.passing.as_ref().is_none_or(|passing| passing.frame_left == 0)
+        self.passing
+            .as_ref()
+            .is_none_or(|passing| passing.frame_left == 0)
     }
 
     /// Whether the client has seen the start of a message but not its end: then it can be sent a
@@ -86,7 +88,10 @@ where
                 taken += piece_len;
                 if taken == bytes.len() && !self.down.is_at_frame_border() {
                     self.write_down(cx, &bytes[run_start..taken])?;
-                    return Ok(Taken { consumed: taken, needs: 1 });
+                    return Ok(Taken {
+                        consumed: taken,
+                        needs: 1,
+                    });
                 }
                 continue;
             }
@@ -101,7 +106,10 @@ where
             match step {
                 Step::Need(needs) => {
                     self.write_down(cx, &bytes[run_start..taken])?;
-                    return Ok(Taken { consumed: taken, needs });
+                    return Ok(Taken {
+                        consumed: taken,
+                        needs,
+                    });
                 }
                 Step::Large(header) => {
                     self.write_down(cx, &bytes[run_start..taken])?;
@@ -118,7 +126,11 @@ where
                 Step::Frame(frame) if frame.fragmented => {
                     self.write_down(cx, &bytes[run_start..taken])?;
                     let payload = &rest[frame.payload.clone()];
-                    self.upstream.reader.payload(payload, frame.fin).map_err(faulty)?;
+                    let is_text = self
+                        .upstream
+                        .reader
+                        .payload(payload, frame.fin)
+                        .map_err(faulty)?;
                     self.down.held.extend_from_slice(&rest[..frame.len]);
                     self.down.assembled.extend_from_slice(payload);
                     if self.down.held.len() as u64 > 2 * MAX_HELD_BYTES {
@@ -127,7 +139,7 @@ where
                     if frame.fin {
                         let held = std::mem::take(&mut self.down.held);
                         let message = std::mem::take(&mut self.down.assembled);
-                        let rewritten = self.on_upstream_message(&message);
+                        let rewritten = self.on_upstream_message(&message, is_text);
                         self.write_down(cx, rewritten.as_deref().unwrap_or(&held))?;
                     }
                     taken += frame.len;
@@ -135,11 +147,14 @@ where
                 }
                 Step::Frame(frame) => {
                     let payload = &rest[frame.payload.clone()];
-                    if let Err(fault) = self.upstream.reader.payload(payload, true) {
-                        self.write_down(cx, &bytes[run_start..taken])?;
-                        return Err(faulty(fault));
-                    }
-                    if let Some(rewritten) = self.on_upstream_message(payload) {
+                    let is_text = match self.upstream.reader.payload(payload, true) {
+                        Ok(is_text) => is_text,
+                        Err(fault) => {
+                            self.write_down(cx, &bytes[run_start..taken])?;
+                            return Err(faulty(fault));
+                        }
+                    };
+                    if let Some(rewritten) = self.on_upstream_message(payload, is_text) {
                         self.write_down(cx, &bytes[run_start..taken])?;
                         self.write_down(cx, &rewritten)?;
                         run_start = taken + frame.len;
@@ -154,7 +169,9 @@ where
         if bytes.is_empty() {
             return Ok(());
         }
-        self.client.write(cx, bytes, self.now).map_err(|_| self.lost(Side::Client))
+        self.client
+            .write(cx, bytes, self.now)
+            .map_err(|_| self.lost(Side::Client))
     }
 
     /// Follows the payload of a message that goes on as it comes; how many bytes are its.
@@ -170,15 +187,25 @@ where
         passing.frame_left -= piece.len() as u64;
         passing.message_bytes += piece.len() as u64;
         let head_room = HEAD_BYTES - passing.head.len();
-        passing.head.extend_from_slice(&piece[..head_room.min(piece.len())]);
+        passing
+            .head
+            .extend_from_slice(&piece[..head_room.min(piece.len())]);
         let ends_message = passing.frame_left == 0 && passing.frame_fin;
-        let fault = self.upstream.reader.payload(piece, ends_message).err();
-        if let Some(fault) = fault {
-            return Err(faulty(fault));
+        let is_text = self
+            .upstream
+            .reader
+            .payload(piece, ends_message)
+            .map_err(faulty)?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.piece(piece);
+            if ends_message {
+                recorder.end_of_pieces(is_text, self.now);
+            }
         }
         if ends_message && let Some(passing) = self.down.passing.take() {
             self.last_message = self.now;
-            self.tap.on_large_message(&passing.head, passing.message_bytes, self.now);
+            self.tap
+                .on_large_message(&passing.head, passing.message_bytes, self.now);
         }
         Ok(Some(piece.len()))
     }
@@ -198,16 +225,28 @@ where
             }
             passing @ None => {
                 let message_bytes = head.len() as u64;
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.piece(&head);
+                }
                 head.truncate(HEAD_BYTES);
-                *passing = Some(Passing { frame_left, frame_fin, message_bytes, head });
+                *passing = Some(Passing {
+                    frame_left,
+                    frame_fin,
+                    message_bytes,
+                    head,
+                });
             }
         }
         self.write_down(cx, &held)?;
         if frame_left == 0 && frame_fin {
             // An empty last fragment: there is no payload that would end the message.
-            self.upstream.reader.payload(&[], true).map_err(faulty)?;
+            let is_text = self.upstream.reader.payload(&[], true).map_err(faulty)?;
+            if let Some(recorder) = &mut self.recorder {
+                recorder.end_of_pieces(is_text, self.now);
+            }
             if let Some(passing) = self.down.passing.take() {
-                self.tap.on_large_message(&passing.head, passing.message_bytes, self.now);
+                self.tap
+                    .on_large_message(&passing.head, passing.message_bytes, self.now);
             }
         }
         Ok(())
@@ -220,6 +259,9 @@ where
                 let mut close = Close::parse(payload).map_err(faulty)?;
                 self.tap.on_upstream_close(&close, self.now);
                 close.reason = self.terms.secrets.scrub_text(&close.reason).into_owned();
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.close(Side::Upstream, &close, self.now);
+                }
                 let by = match self.client_close {
                     Some(_) => Side::Client,
                     None => Side::Upstream,
@@ -232,21 +274,32 @@ where
     }
 
     /// Looks at one whole message; the frame to send instead, if it held a secret.
-    fn on_upstream_message(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
+    fn on_upstream_message(&mut self, payload: &[u8], is_text: bool) -> Option<Vec<u8>> {
         self.last_message = self.now;
         let is_audio = self.tap.on_upstream_message(payload, self.now);
-        if is_audio || payload.len() > MAX_SEARCHED_BYTES {
-            return None;
-        }
+        let is_searched = !is_audio && payload.len() <= MAX_SEARCHED_BYTES;
         let secrets = &self.terms.secrets;
-        secrets.contains(payload).then(|| {
+        let scrubbed = (is_searched && secrets.contains(payload)).then(|| secrets.scrub(payload));
+        if let Some(recorder) = &mut self.recorder {
+            let sent = scrubbed.as_deref().unwrap_or(payload);
+            recorder.message(
+                Side::Upstream,
+                sent,
+                is_text || scrubbed.is_some(),
+                self.now,
+            );
+        }
+        scrubbed.map(|payload| {
             let mut frame = Vec::new();
-            write_frame(&mut frame, Opcode::Text, &secrets.scrub(payload), None);
+            write_frame(&mut frame, Opcode::Text, &payload, None);
             frame
         })
     }
 }
 
 fn faulty(fault: Fault) -> SessionEnd {
-    SessionEnd::Faulty { side: Side::Upstream, fault }
+    SessionEnd::Faulty {
+        side: Side::Upstream,
+        fault,
+    }
 }

@@ -50,13 +50,20 @@ where
             return Poll::Ready(Ok(()));
         };
         let reserved = ready!(waiting.reserving.as_mut().poll(cx));
-        let Waiting { frame, characters, .. } =
-            self.up.waiting.take().expect("it was there a line above");
+        let Waiting {
+            frame,
+            characters,
+            recorded,
+            ..
+        } = self.up.waiting.take().expect("it was there a line above");
         if let Err(refusal) = self.admission.apply(reserved) {
             self.tap.refused(characters);
             return Poll::Ready(Err(SessionEnd::Refused(Problem::from(&refusal))));
         }
         self.tap.forwarded(characters);
+        if let Some(payload) = recorded {
+            self.record_up(&payload);
+        }
         self.write_up(cx, &frame);
         Poll::Ready(Ok(()))
     }
@@ -70,14 +77,25 @@ where
         loop {
             if self.client_close.is_some() {
                 // Nothing counts behind a close frame (RFC 6455 section 5.5.1).
-                return Ok(Taken { consumed: bytes.len(), needs: 1 });
+                return Ok(Taken {
+                    consumed: bytes.len(),
+                    needs: 1,
+                });
             }
             if self.up.waiting.is_some() || (self.upstream.is_stalled() && !self.up.is_cut) {
-                return Ok(Taken { consumed: taken, needs: 0 });
+                return Ok(Taken {
+                    consumed: taken,
+                    needs: 0,
+                });
             }
             let rest = &bytes[taken..];
             match self.client.reader.step(rest).map_err(faulty)? {
-                Step::Need(needs) => return Ok(Taken { consumed: taken, needs }),
+                Step::Need(needs) => {
+                    return Ok(Taken {
+                        consumed: taken,
+                        needs,
+                    });
+                }
                 Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
                 Step::Frame(frame) => {
                     if !self.frames.take(self.now) {
@@ -97,13 +115,18 @@ where
         bytes: &[u8],
     ) -> Result<(), SessionEnd> {
         let masked = &bytes[frame.payload.clone()];
-        let key = frame.mask.expect("the reader refuses a client frame without a mask");
+        let key = frame
+            .mask
+            .expect("the reader refuses a client frame without a mask");
         if is_data(frame.opcode) && frame.fragmented {
             let mut message = std::mem::take(&mut self.up.assembled);
             let start = message.len();
             unmask_onto(&mut message, masked, key);
-            let is_text =
-                self.client.reader.payload(&message[start..], frame.fin).map_err(faulty)?;
+            let is_text = self
+                .client
+                .reader
+                .payload(&message[start..], frame.fin)
+                .map_err(faulty)?;
             if frame.fin {
                 return self.on_client_message(cx, None, &message, is_text);
             }
@@ -131,9 +154,13 @@ where
     /// Passes the client's close on and waits for upstream's, which may still have audio to send.
     fn on_client_close(&mut self, cx: &mut Context<'_>, close: Close) {
         self.tap.on_client_close(&close, self.now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.close(Side::Client, &close, self.now);
+        }
         if !self.up.is_cut {
             let sent =
-                self.upstream.write_close(cx, close.forwardable_code(), &close.reason, self.now);
+                self.upstream
+                    .write_close(cx, close.forwardable_code(), &close.reason, self.now);
             self.up.is_cut = sent.is_err();
         }
         self.client_close = Some((close, self.now));
@@ -160,13 +187,15 @@ where
         let kind = message.kind(!self.up.has_spoken);
         self.up.has_spoken = true;
         self.up.text_ended |= message.ends_text();
-        self.tap.on_client_message(&message, kind, payload.len(), self.now);
+        self.tap
+            .on_client_message(&message, kind, payload.len(), self.now);
 
         let rewritten = rewritten.as_deref().or(frame.is_none().then_some(payload));
         let characters = message.characters;
         match self.admission.try_charge(characters) {
             Some(Ok(())) => {
                 self.tap.forwarded(characters);
+                self.record_up(rewritten.unwrap_or(payload));
                 match (rewritten, frame) {
                     (Some(payload), _) => self.write_up(cx, &self.masked(payload)),
                     (None, Some(frame)) => self.write_up(cx, frame),
@@ -179,12 +208,21 @@ where
                 Err(SessionEnd::Refused(Problem::from(&refusal)))
             }
             None => {
+                let recorded = self
+                    .recorder
+                    .is_some()
+                    .then(|| rewritten.unwrap_or(payload).to_vec());
                 let frame = match (rewritten, frame) {
                     (Some(payload), _) => self.masked(payload),
                     (None, frame) => frame.unwrap_or_default().to_vec(),
                 };
                 let reserving = self.admission.reserve(characters);
-                self.up.waiting = Some(Waiting { frame, characters, reserving });
+                self.up.waiting = Some(Waiting {
+                    frame,
+                    characters,
+                    recorded,
+                    reserving,
+                });
                 Ok(())
             }
         }
@@ -196,7 +234,9 @@ where
         message: &ClientMessage<'_>,
         payload: &[u8],
     ) -> Result<Option<Vec<u8>>, SessionEnd> {
-        let mut rewritten = message.has_credentials.then(|| without_credentials(payload));
+        let mut rewritten = message
+            .has_credentials
+            .then(|| without_credentials(payload));
         if self.terms.dialect.is_dialogue() {
             let limits = &self.terms.limits;
             // What cannot be read is upstream's to judge, unless there is a list to hold it against.
@@ -207,17 +247,19 @@ where
             if !allowed {
                 return Err(self.refuse(&Refusal::Voice));
             }
-            let with_voices = with_voices_rewritten(
-                rewritten.as_deref().unwrap_or(payload),
-                |voice: &str| limits.resolve_named(voice).ok().flatten(),
-            );
+            let with_voices =
+                with_voices_rewritten(rewritten.as_deref().unwrap_or(payload), |voice: &str| {
+                    limits.resolve_named(voice).ok().flatten()
+                });
             rewritten = with_voices.or(rewritten);
         }
         Ok(rewritten)
     }
 
     fn too_fast(&self) -> SessionEnd {
-        self.refuse(&Refusal::MessageRate { limit: self.terms.limits.max_messages_per_second })
+        self.refuse(&Refusal::MessageRate {
+            limit: self.terms.limits.max_messages_per_second,
+        })
     }
 
     /// Ends the session by a limit that the admission does not see.
@@ -245,6 +287,13 @@ where
         frame
     }
 
+    /// Writes down a message that goes up; it holds no credential any more.
+    fn record_up(&mut self, payload: &[u8]) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.message(Side::Client, payload, true, self.now);
+        }
+    }
+
     /// Writes upstream. A failure ends nothing yet: upstream may have said why before it went.
     fn write_up(&mut self, cx: &mut Context<'_>, frame: &[u8]) {
         if !self.up.is_cut {
@@ -254,5 +303,8 @@ where
 }
 
 fn faulty(fault: Fault) -> SessionEnd {
-    SessionEnd::Faulty { side: Side::Client, fault }
+    SessionEnd::Faulty {
+        side: Side::Client,
+        fault,
+    }
 }

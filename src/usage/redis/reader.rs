@@ -1,13 +1,15 @@
-//! Reading usage and rows out of Redis.
+//! Reading usage and rows out of Redis, and revoking tokens there, beside the relays that use it.
+
+use std::time::Duration;
 
 use ::redis::{FromRedisValue, cmd};
 
 use super::connection::Link;
 use crate::usage::config::{Config, OpenError, RedisUrl};
 use crate::usage::ledger::{SUM_NAMES, Sums, Tally};
-use crate::usage::{Day, Query, Record, StoreError, UsageRow};
+use crate::usage::{Day, Query, Record, StoreError, TokenKey, UsageRow};
 
-/// Reads books that relays are writing; takes no part in leases.
+/// Looks into books that relays are writing; takes no part in leases.
 pub(crate) struct RedisReader {
     link: Link,
     prefix: String,
@@ -34,6 +36,28 @@ impl RedisReader {
 
     pub(crate) async fn recent(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
         recent(&self.link, &self.prefix, limit).await
+    }
+
+    /// Revokes a token as the relays do, by the server's clock. Tells whether it waited there.
+    pub(crate) async fn revoke(&self, key: TokenKey, ttl: Duration) -> Result<bool, StoreError> {
+        let (seconds, _): (u64, u64) = get(&self.link, &cmd("TIME")).await?;
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let expires_ms = seconds.saturating_mul(1000).saturating_add(ttl_ms);
+        let (key, prefix) = (key.to_hex(), &self.prefix);
+        let mut pipe = ::redis::pipe();
+        pipe.atomic().del(format!("{prefix}token:{key}"));
+        let revoked = format!("{prefix}revoked");
+        pipe.cmd("ZADD")
+            .arg(revoked)
+            .arg("GT")
+            .arg(expires_ms)
+            .arg(key)
+            .ignore();
+        let mut connection = self.link.current()?;
+        let answer: Result<(u64,), _> = pipe.query_async(&mut connection).await;
+        answer
+            .map(|(n_deleted,)| n_deleted > 0)
+            .map_err(|error| self.link.failed(&error))
     }
 }
 

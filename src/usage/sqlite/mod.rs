@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use self::schema::SchemaError;
 use self::writer::Writer;
@@ -57,7 +57,8 @@ impl Sqlite {
         };
         const WRITABLE: &str = "let the relay's user write there, or name another path";
         create(path).map_err(|error| failed(&error, WRITABLE))?;
-        let mut connection = connect(path, synchronous).map_err(|error| failed(&error, cure(&error)))?;
+        let mut connection =
+            connect(path, synchronous).map_err(|error| failed(&error, cure(&error)))?;
         schema::migrate(&mut connection).map_err(|error| match error {
             SchemaError::Newer(version) => failed(
                 &format!(
@@ -134,6 +135,29 @@ impl SqliteReader {
     pub(crate) fn recent(&self, limit: usize) -> Result<Vec<Record>, StoreError> {
         read::recent(&self.0.lock(), limit).map_err(|e| StoreError::Unavailable(e.to_string()))
     }
+}
+
+/// Revokes a token in a file that relays may be using. Tells whether the token waited there.
+pub(crate) fn revoke(
+    path: &Path,
+    synchronous: Synchronous,
+    key: TokenKey,
+    ttl: Duration,
+    clock: &WallClock,
+) -> Result<bool, OpenError> {
+    let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+    let expires_ms = clock.now_ms().saturating_add(ttl_ms);
+    let revoked = connect(path, synchronous).and_then(|mut db| {
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let waited = ops::revoke(&transaction, key, expires_ms)?;
+        transaction.commit()?;
+        Ok(waited)
+    });
+    revoked.map_err(|error| OpenError {
+        store: format!("sqlite:{}", path.display()),
+        cause: error.to_string(),
+        cure: "name the file that the relay writes, and let this user write it",
+    })
 }
 
 /// Makes the file, readable for its owner alone, and its directory. SQLite's own side files take
@@ -314,7 +338,7 @@ impl Store for Sqlite {
 
     fn revoke(&self, key: TokenKey, ttl: Duration) -> Boxed<'_, ()> {
         let expires_ms = self.after(ttl);
-        self.write(move |db| ops::revoke(db, key, expires_ms))
+        self.write(move |db| ops::revoke(db, key, expires_ms).map(drop))
     }
 
     fn revoked(&self) -> Boxed<'_, Vec<TokenKey>> {

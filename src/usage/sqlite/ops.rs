@@ -422,15 +422,17 @@ pub(super) fn take_token(db: &Connection, key: TokenKey, now_ms: i64) -> Result<
         .map(|(record, _)| record))
 }
 
-pub(super) fn revoke(db: &Connection, key: TokenKey, expires_ms: i64) -> Result<()> {
-    db.prepare_cached("DELETE FROM tokens WHERE key = ?1")?
+/// Tells whether the token was a single-use token that waited.
+pub(super) fn revoke(db: &Connection, key: TokenKey, expires_ms: i64) -> Result<bool> {
+    let n_deleted = db
+        .prepare_cached("DELETE FROM tokens WHERE key = ?1")?
         .execute([key.0])?;
     db.prepare_cached(
         "INSERT INTO revoked VALUES (?1, ?2) \
          ON CONFLICT DO UPDATE SET expires_ms = max(expires_ms, excluded.expires_ms)",
     )?
     .execute(params![key.0, expires_ms])?;
-    Ok(())
+    Ok(n_deleted > 0)
 }
 
 pub(super) fn revoked(db: &Connection, now_ms: i64) -> Result<Vec<TokenKey>> {
