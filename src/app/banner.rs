@@ -89,7 +89,8 @@ pub fn banner(facts: &Facts<'_>) -> String {
             n_clients,
             n_issuers,
         } => {
-            format!("{n_clients} configured, {n_issuers} issuers of JWTs")
+            let issuers = if n_issuers == 1 { "issuer" } else { "issuers" };
+            format!("{n_clients} configured, {n_issuers} {issuers} of JWTs")
         }
     };
     let mut rows = vec![
@@ -99,7 +100,10 @@ pub fn banner(facts: &Facts<'_>) -> String {
         ("usage", facts.store.to_owned()),
         (
             "operator",
-            format!("http://{}/metrics /readyz /sessions", facts.operator),
+            format!(
+                "http://{}/metrics /healthz /readyz /sessions /usage",
+                facts.operator
+            ),
         ),
     ];
     rows.extend(
@@ -109,8 +113,10 @@ pub fn banner(facts: &Facts<'_>) -> String {
             .map(|warning| ("warning", warning.clone())),
     );
     // Nobody can dial 0.0.0.0.
-    let here = format!("{scheme}://{}{prefix}", Bind(facts.clients).from_here());
-    rows.push(("try", try_line(facts, &here)));
+    let here = format!("{}{prefix}", Bind(facts.clients).from_here());
+    rows.push(("try", try_socket(facts, &format!("{scheme}://{here}"))));
+    let scheme = if facts.has_tls { "https" } else { "http" };
+    rows.push(("or", try_http(facts, &format!("{scheme}://{here}"))));
 
     let mut out = format!("xi-relay {}\n", env!("CARGO_PKG_VERSION"));
     for (name, text) in rows {
@@ -120,17 +126,32 @@ pub fn banner(facts: &Facts<'_>) -> String {
     out
 }
 
-/// A command that speaks through the relay. The message asks for its audio at once.
-fn try_line(facts: &Facts<'_>, base: &str) -> String {
-    let token = match facts.access {
-        Access::Open => "",
-        Access::Tokens { .. } => " -H 'xi-api-key: TOKEN'",
-    };
+/// A command that speaks through a socket. The message asks for its audio at once.
+fn try_socket(facts: &Facts<'_>, base: &str) -> String {
+    let token = token_option(facts.access);
     let trust = if facts.has_tls { " --no-check" } else { "" };
     format!(
         "npx wscat{trust}{token} -c '{base}/v1/text-to-speech/{VOICE}/stream-input' -w 3 \
          -x '{{\"text\":\"Hello there. \",\"flush\":true}}'"
     )
+}
+
+/// A command that has a file with speech made.
+fn try_http(facts: &Facts<'_>, base: &str) -> String {
+    let token = token_option(facts.access);
+    let trust = if facts.has_tls { " -k" } else { "" };
+    format!(
+        "curl{trust}{token} '{base}/v1/text-to-speech/{VOICE}' -d '{{\"text\":\"Hello there.\"}}' \
+         -o hello.mp3"
+    )
+}
+
+/// How both commands show a token.
+fn token_option(access: Access) -> &'static str {
+    match access {
+        Access::Open => "",
+        Access::Tokens { .. } => " -H 'xi-api-key: TOKEN'",
+    }
 }
 
 #[cfg(test)]
@@ -160,8 +181,9 @@ mod tests {
              \x20 upstream   the built-in sandbox, because ELEVENLABS_API_KEY is not set; it answers with test tones\n\
              \x20 clients    anybody on this machine, as no clients are configured\n\
              \x20 usage      sqlite:xi-relay.db\n\
-             \x20 operator   http://127.0.0.1:8081/metrics /readyz /sessions\n\
-             \x20 try        npx wscat -c 'ws://127.0.0.1:8080/v1/text-to-speech/JBFqnCBsd6RMkjVDRZzb/stream-input' -w 3 -x '{{\"text\":\"Hello there. \",\"flush\":true}}'\n",
+             \x20 operator   http://127.0.0.1:8081/metrics /healthz /readyz /sessions /usage\n\
+             \x20 try        npx wscat -c 'ws://127.0.0.1:8080/v1/text-to-speech/JBFqnCBsd6RMkjVDRZzb/stream-input' -w 3 -x '{{\"text\":\"Hello there. \",\"flush\":true}}'\n\
+             \x20 or         curl 'http://127.0.0.1:8080/v1/text-to-speech/JBFqnCBsd6RMkjVDRZzb' -d '{{\"text\":\"Hello there.\"}}' -o hello.mp3\n",
             env!("CARGO_PKG_VERSION"),
         );
         assert_eq!(banner(&facts()), expected);
@@ -188,9 +210,10 @@ mod tests {
         for part in [
             "listening  wss://0.0.0.0:443/voice\n",
             "upstream   wss://api.elevenlabs.io\n",
-            "clients    2 configured, 1 issuers of JWTs\n",
+            "clients    2 configured, 1 issuer of JWTs\n",
             "warning    careful\n",
             "npx wscat --no-check -H 'xi-api-key: TOKEN' -c 'wss://127.0.0.1:443/voice/v1/",
+            "curl -k -H 'xi-api-key: TOKEN' 'https://127.0.0.1:443/voice/v1/",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

@@ -1,7 +1,7 @@
 //! The commands: what they are called, and those that need no running relay.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -109,6 +109,7 @@ pub enum Outcome {
 /// # Errors
 /// One line that names the cause and the cure.
 pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<Outcome> {
+    let (out, remarks) = (&mut UntilClosed(out), &mut UntilClosed(remarks));
     let sources = || Sources::from_process(arguments.config.clone());
     let top = arguments.serve;
     match arguments
@@ -152,15 +153,38 @@ pub fn run(arguments: Arguments, out: &mut dyn Write, remarks: &mut dyn Write) -
             Ok(Outcome::Done)
         }
         Command::Health => {
-            let settings = Settings::load(&sources()?)?;
-            let operator = settings.operator.bind.from_here();
-            match health::ask(operator, health::LIMIT) {
+            // Docker knows no other answers than 0 and 1.
+            let healthy = sources().and_then(|sources| Settings::load(&sources));
+            let healthy = healthy.map_err(anyhow::Error::from).and_then(|settings| {
+                health::ask(settings.operator.bind.from_here(), health::LIMIT)
+            });
+            match healthy {
                 Ok(()) => Ok(Outcome::Done),
                 Err(error) => {
                     writeln!(remarks, "xi-relay: not ready: {error:#}")?;
                     Ok(Outcome::Unhealthy)
                 }
             }
+        }
+    }
+}
+
+/// Takes what is printed for a reader that may stop reading, as `head` does: what comes then is
+/// for nobody, and no mistake.
+struct UntilClosed<'a>(&'a mut dyn Write);
+
+impl Write for UntilClosed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            flushed => flushed,
         }
     }
 }
@@ -199,7 +223,7 @@ fn revoke(token: SecretString, config: &crate::usage::Config, out: &mut dyn Writ
     let token = match token.expose_secret() {
         "-" => {
             let mut line = String::new();
-            std::io::stdin()
+            io::stdin()
                 .read_line(&mut line)
                 .context("cannot read the token")?;
             line.into()
@@ -228,7 +252,7 @@ fn revoke(token: SecretString, config: &crate::usage::Config, out: &mut dyn Writ
     writeln!(out, "{what}").context("cannot print the answer")
 }
 
-fn new_token(client: &ClientId, plan: &str, out: &mut dyn Write) -> std::io::Result<()> {
+fn new_token(client: &ClientId, plan: &str, out: &mut dyn Write) -> io::Result<()> {
     let new = NewToken::for_client();
     writeln!(out, "{}", new.token.expose_secret())?;
     writeln!(
@@ -307,6 +331,42 @@ mod tests {
         assert_eq!(row["token_sha256"].as_str(), Some(hash.as_str()));
         assert_eq!(row["id"].as_str(), Some("web"));
         assert_eq!(row["plan"].as_str(), Some("gold"));
+    }
+
+    /// A pipe whose reader has gone.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_mistake() {
+        let done = run(
+            arguments("xi-relay token new web"),
+            &mut Closed,
+            &mut Closed,
+        );
+        assert!(matches!(done.unwrap(), Outcome::Done));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_are_not_healthy() {
+        let (mut out, mut remarks) = (Vec::new(), Vec::new());
+        let asked = arguments("xi-relay health --config /nowhere/relay.toml");
+        let outcome = run(asked, &mut out, &mut remarks).unwrap();
+        assert!(matches!(outcome, Outcome::Unhealthy));
+        let remarks = String::from_utf8(remarks).unwrap();
+        assert!(
+            remarks.contains("cannot read /nowhere/relay.toml"),
+            "{remarks}"
+        );
     }
 
     #[test]

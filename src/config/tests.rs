@@ -413,6 +413,13 @@ fn strangers_are_not_let_in_by_accident() {
         "{:?}",
         exposed.warnings
     );
+    let keyless = [("XI_RELAY__UPSTREAM__BASE_URL", "wss://api.elevenlabs.io")];
+    let keyless = given("", &keyless).load();
+    assert!(
+        keyless.warnings[0].contains("without a key"),
+        "{:?}",
+        keyless.warnings
+    );
     given(&client.repeat(2), &[]).fails(&["clients.web.id"]);
     given(&format!("{client}plan = \"gold\"\n"), &[]).fails(&["plan", "gold"]);
     let pasted = given(

@@ -121,6 +121,15 @@ pub(super) fn warn(settings: &mut Settings) {
             settings.server.bind
         ));
     }
+    if let Some(base_url) = &settings.upstream.base_url
+        && !base_url.is_sandbox()
+        && settings.api_key.is_none()
+    {
+        warnings.push(format!(
+            "upstream.base_url is {base_url} and ELEVENLABS_API_KEY is not set: sessions go up \
+             without a key"
+        ));
+    }
     if let Some(directory) = &settings.recording.directory {
         let recorded: Vec<&str> = settings
             .plans
