@@ -105,7 +105,7 @@ fn a_recorded_session_replays_byte_for_byte() {
     let said = relay.expect_log("recording is said", |line| {
         line["message"].as_str().is_some_and(|text| text.contains("ALL SESSIONS ARE RECORDED"))
     });
-    assert_eq!(said["level"], "warn", "{said}");
+    assert_eq!(said["level"], "WARN", "{said}");
 
     let first = format!(r#"{{"text":" ","xi_api_key":"{TOKEN}"}}"#);
     let single: &[&str] =
@@ -148,7 +148,7 @@ fn a_plan_that_records_records_its_own_sessions_alone() {
     conn.hear();
     // In pieces, as upstream may send it.
     let (start, end) = (Frame::text("{\"audio\":"), Frame::new(0, b"null}"));
-    conn.send(Frame { fin: false, ..start });
+    conn.send(start.unfinished());
     conn.send(end);
     client.hear();
     conn.send(Frame::close(1000, "done"));
