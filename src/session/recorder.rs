@@ -367,4 +367,4 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -18,7 +18,7 @@ fn studio(sessions: RecordedSessions) -> Studio {
     Studio { recordings: Recordings::start(&config).unwrap().unwrap(), directory }
 }
 
-fn head(session: SessionId) -> RecordingHead {
+pub(in super::super) fn head(session: SessionId) -> RecordingHead {
     RecordingHead {
         xi_relay_recording: RECORDING_VERSION,
         session: session.to_string(),
