@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::config::Bind;
 
@@ -36,6 +37,8 @@ pub enum Upstream<'a> {
     Sandbox {
         /// Such as `ELEVENLABS_API_KEY is not set`.
         because: &'a str,
+        /// The recordings that it answers with, if not with tones.
+        replay: Option<&'a Path>,
     },
     /// To this base URL.
     Remote {
@@ -67,8 +70,18 @@ pub fn banner(facts: &Facts<'_>) -> String {
     let prefix = facts.path_prefix.trim_end_matches('/');
     let base = format!("{scheme}://{}{prefix}", facts.clients);
     let upstream = match &facts.upstream {
-        Upstream::Sandbox { because } => {
+        Upstream::Sandbox {
+            because,
+            replay: None,
+        } => {
             format!("the built-in sandbox, because {because}; it answers with test tones")
+        }
+        Upstream::Sandbox {
+            because,
+            replay: Some(directory),
+        } => {
+            let directory = directory.display();
+            format!("the built-in sandbox, because {because}; it replays {directory}")
         }
         Upstream::Remote {
             base_url,
@@ -166,6 +179,7 @@ mod tests {
             operator: "127.0.0.1:8081".parse().expect("an address"),
             upstream: Upstream::Sandbox {
                 because: "ELEVENLABS_API_KEY is not set",
+                replay: None,
             },
             access: Access::Open,
             store: "sqlite:xi-relay.db",
@@ -187,6 +201,20 @@ mod tests {
             env!("CARGO_PKG_VERSION"),
         );
         assert_eq!(banner(&facts()), expected);
+    }
+
+    #[test]
+    fn it_says_what_is_replayed() {
+        let because = "upstream.base_url is \"sandbox\"";
+        let upstream = Upstream::Sandbox {
+            because,
+            replay: Some(Path::new("tapes")),
+        };
+        let text = banner(&Facts {
+            upstream,
+            ..facts()
+        });
+        assert!(text.contains("it replays tapes\n"), "{text}");
     }
 
     #[test]

@@ -388,7 +388,10 @@ fn announce(
         path_prefix: &settings.http.path_prefix,
         operator,
         upstream: match sandbox_reason {
-            Some(because) => Shown::Sandbox { because },
+            Some(because) => Shown::Sandbox {
+                because,
+                replay: settings.sandbox.replay.as_deref(),
+            },
             None => Shown::Remote {
                 base_url: &base_url,
                 has_key: settings.api_key.is_some(),

@@ -17,7 +17,7 @@ use crate::ids::{SessionId, VoiceId};
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, Problem, Query, Secrets};
 use crate::quota::{Limits, Quota};
-use crate::session::{Recordings, Registry, Timing};
+use crate::session::{Recordings, Registration, Registry, SessionEnd, Timing};
 use crate::upstream::Upstream;
 
 /// How many of upstream's lists are held in memory at once; they may be long.
@@ -133,9 +133,27 @@ impl Gateway {
                         live.set_limits(Arc::clone(limits));
                     }
                 }
-                Err(error) => live.end(crate::session::SessionEnd::Refused(Problem::from(error))),
+                Err(error) => live.end(SessionEnd::Refused(Problem::from(error))),
             }
         }
+    }
+
+    /// Enters a session among the live ones. A token that was taken back since it was looked at
+    /// ends it.
+    pub(super) fn enter(&self, ask: &Ask, identity: Identity, voice: String) -> Registration {
+        let registration = self
+            .parts
+            .registry
+            .enter(ask.id, identity, ask.endpoint, voice);
+        let live = registration.live();
+        if let Err(error) = self
+            .parts
+            .directory
+            .recheck(&live.identity, SystemTime::now())
+        {
+            live.end(SessionEnd::Refused(Problem::from(error)));
+        }
+        registration
     }
 
     /// Accepts no new sessions from here on.

@@ -102,8 +102,7 @@ pub(super) async fn open(
         max_upstream_message_bytes: gateway.parts.max_upstream_message_bytes,
         secrets: gateway.secrets(),
     };
-    let registry = &gateway.parts.registry;
-    let registration = registry.enter(ask.id, identity, ask.endpoint, wish.voice);
+    let registration = gateway.enter(ask, identity, wish.voice);
     let mut facts = Facts {
         model: wish.model,
         format: wish.format,

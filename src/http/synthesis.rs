@@ -141,16 +141,10 @@ async fn prepare(
     );
     let now = tokio::time::Instant::now();
     tap.on_client_message(&message, ClientKind::Text, original.len(), now);
-    let registry = &gateway.parts.registry;
     let characters = message.characters;
     Ok(Exchange {
         presence: Presence {
-            registration: registry.enter(
-                ask.id,
-                identity.clone(),
-                ask.endpoint,
-                wish.voice.clone(),
-            ),
+            registration: gateway.enter(ask, identity.clone(), wish.voice.clone()),
             _place: place,
         },
         gateway: Arc::clone(gateway),

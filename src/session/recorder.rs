@@ -415,4 +415,4 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -153,6 +153,13 @@ async fn stage() -> Stage {
 }
 
 async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
+    stage_recorded(change, None).await
+}
+
+async fn stage_recorded(
+    change: impl FnOnce(&mut Terms, &mut Limits),
+    recordings: Option<&Recordings>,
+) -> Stage {
     let (client, client_far) = duplex(SOCKET_BYTES);
     let (upstream, upstream_far) = duplex(SOCKET_BYTES);
     let identity = Directory::open()
@@ -203,7 +210,9 @@ async fn stage_with(change: impl FnOnce(&mut Terms, &mut Limits)) -> Stage {
         facts: Facts::default(),
         metrics: Arc::new(Metrics::default()),
         started: Instant::now(),
-        recorder: None,
+        recorder: recordings.and_then(|recordings| {
+            recordings.begin(true, id, Instant::now(), || recorder::tests::head(id))
+        }),
     };
     Stage {
         client: Wire::new(client, Side::Client),
@@ -569,6 +578,51 @@ async fn a_message_of_16_mib_comes_down_unchanged() {
     let (_upstream, text) = sender.await.unwrap();
     assert!(seen == text);
     assert_eq!(client.hear().await, Heard::Close(Some(1000), String::new()));
+}
+
+/// Messages that are held, that go on as they come, and that wait for their characters.
+#[tokio::test]
+async fn what_crosses_is_written_down_as_it_was_forwarded() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = RecordingConfig {
+        directory: Some(directory.path().to_owned()),
+        sessions: RecordedSessions::All,
+    };
+    let recordings = Recordings::start(&config).unwrap().unwrap();
+    let mut stage = stage_recorded(|_, _| {}, Some(&recordings)).await;
+    let session = stage.live.id;
+    stage.client.say(r#"{"text":"Hi ","xi_api_key":"x"}"#).await;
+    assert_eq!(
+        stage.upstream.hear().await,
+        Heard::Text(r#"{"text":"Hi "}"#.to_owned())
+    );
+    let (start, rest) = ("s".repeat(100), "r".repeat(2 * 1024 * 1024));
+    let whole = format!("{start}{rest}");
+    let (mut upstream, mut client) = (stage.upstream, stage.client);
+    let sender = tokio::spawn(async move {
+        upstream.say(&rest).await;
+        let mut fragments = Vec::new();
+        write_frame(&mut fragments, Opcode::Text, start.as_bytes(), None);
+        // The first of several.
+        fragments[0] &= 0x7f;
+        write_frame(&mut fragments, Opcode::Continuation, rest.as_bytes(), None);
+        upstream.stream.write_all(&fragments).await.unwrap();
+        upstream.close(1000, "").await;
+        (upstream, rest)
+    });
+    let mut bytes = Vec::new();
+    client.stream.read_to_end(&mut bytes).await.unwrap();
+    let (_upstream, rest) = sender.await.unwrap();
+    stage.done.await.unwrap();
+    recordings.finish();
+    let text = std::fs::read_to_string(directory.path().join(format!("{session}.jsonl"))).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let data: Vec<_> = lines.skip(1).map(|line| line["data"].clone()).collect();
+    assert_eq!(data.len(), 4);
+    assert_eq!(data[0], r#"{"text":"Hi "}"#);
+    assert!(data[1] == *rest && data[2] == *whole && data[3].is_null());
 }
 
 #[tokio::test(start_paused = true)]

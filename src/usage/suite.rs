@@ -594,6 +594,44 @@ for_every_store! {
     a_token_is_taken_once
 }
 
+async fn a_token_is_revoked_beside_open_books(place: Place) {
+    let key = |n: u8| TokenKey([n; 32]);
+    let books = place.open().await;
+    let (minute, long) = (
+        Duration::from_secs(60),
+        Duration::from_secs(1000 * 24 * 60 * 60),
+    );
+    books.put_token(key(1), "x", minute).await.unwrap();
+    assert!(revoke(&place.config, key(1), long).await.unwrap());
+    assert!(!revoke(&place.config, key(2), long).await.unwrap());
+    assert_eq!(books.take_token(key(1)).await.unwrap(), None);
+    let mut revoked = books.revoked().await.unwrap();
+    revoked.sort();
+    assert_eq!(revoked, [key(1), key(2)]);
+}
+
+#[tokio::test]
+async fn a_command_revokes_in_sqlite() {
+    a_token_is_revoked_beside_open_books(Place::sqlite()).await;
+}
+
+#[tokio::test]
+async fn a_command_revokes_in_redis() {
+    a_token_is_revoked_beside_open_books(Place::redis()).await;
+}
+
+#[tokio::test]
+async fn a_command_cannot_revoke_in_memory() {
+    let error = revoke(
+        &Place::memory().config,
+        TokenKey([1; 32]),
+        Duration::from_secs(1),
+    )
+    .await
+    .unwrap_err();
+    assert!(error.to_string().contains("/tokens/revoke"), "{error}");
+}
+
 /// Runs `work` in a process of its own, as far as the books can tell, and kills it.
 fn in_a_process_that_dies<T>(work: impl AsyncFnOnce() -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()

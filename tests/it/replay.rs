@@ -168,10 +168,7 @@ fn a_plan_that_records_records_its_own_sessions_alone() {
     conn.hear();
     // In pieces, as upstream may send it.
     let (start, end) = (Frame::text("{\"audio\":"), Frame::new(0, b"null}"));
-    conn.send(Frame {
-        fin: false,
-        ..start
-    });
+    conn.send(start.unfinished());
     conn.send(end);
     client.hear();
     conn.send(Frame::close(1000, "done"));

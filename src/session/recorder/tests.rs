@@ -24,7 +24,7 @@ fn studio(sessions: RecordedSessions) -> Studio {
     }
 }
 
-fn head(session: SessionId) -> RecordingHead {
+pub(in super::super) fn head(session: SessionId) -> RecordingHead {
     RecordingHead {
         xi_relay_recording: RECORDING_VERSION,
         session: session.to_string(),
