@@ -24,7 +24,7 @@ pub use dial::DialError;
 pub use handshake::{Handshake, HandshakeError, Refusal};
 pub use http::{HttpAnswer, HttpError, HttpRequest};
 pub use pool::{PoolConfig, PoolCounts};
-pub use stream::Stream;
+pub use stream::{MaybeTls, Stream};
 pub use tls::{TlsError, client_config};
 
 use dial::Dialer;

@@ -1,4 +1,4 @@
-//! One byte stream to upstream, plain or encrypted.
+//! A byte stream, plain or encrypted.
 
 use std::io;
 use std::pin::Pin;
@@ -10,16 +10,19 @@ use tokio_rustls::client::TlsStream;
 
 use super::read_ahead::ReadAhead;
 
-/// A connection to upstream, with TCP_NODELAY set.
+/// A TCP connection with TCP_NODELAY set, plain or under the TLS of `T`.
 #[derive(Debug)]
-pub enum Stream {
-    /// `ws`.
+pub enum MaybeTls<T> {
+    /// `ws` and `http`.
     Plain(TcpStream),
-    /// `wss`; boxed, so that a plain session does not pay for its size.
-    Tls(Box<TlsStream<ReadAhead>>),
+    /// `wss` and `https`; boxed, so that a plain session does not pay for its size.
+    Tls(Box<T>),
 }
 
-impl AsyncRead for Stream {
+/// A connection to upstream.
+pub type Stream = MaybeTls<TlsStream<ReadAhead>>;
+
+impl<T: AsyncRead + Unpin> AsyncRead for MaybeTls<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -32,7 +35,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<T: AsyncWrite + Unpin> AsyncWrite for MaybeTls<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
