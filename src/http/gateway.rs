@@ -153,6 +153,10 @@ impl Gateway {
         {
             live.end(SessionEnd::Refused(Problem::from(error)));
         }
+        // Draining may have begun since the request came, and has then not waited for this one.
+        if self.is_draining() {
+            live.end(SessionEnd::Refused(Problem::service_restart()));
+        }
         registration
     }
 

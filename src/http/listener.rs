@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -80,11 +81,22 @@ pub async fn serve_operator(
     }
 }
 
-/// The next connection, with TCP_NODELAY set: with Nagle's algorithm the first audio is 40 ms late.
+/// How much may wait unsent in the kernel for one client. Without a limit it takes megabytes, and a
+/// client that reads at the pace of speech would look as if it did not read at all: the socket only
+/// becomes writable again when a third of them is gone.
+const MAX_UNSENT_BYTES: u32 = 128 * 1024;
+
+/// Sets what every client's socket needs. With Nagle's algorithm the first audio is 40 ms late.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES)
+}
+
+/// The next connection.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, remote)) if stream.set_nodelay(true).is_ok() => return (stream, remote),
+            Ok((stream, remote)) if prepare(&stream).is_ok() => return (stream, remote),
             // The connection was gone before it was accepted.
             Ok(_) => {}
             Err(error) if is_about_one_connection(&error) => {}

@@ -126,6 +126,13 @@ pub(super) async fn open(
         Ok(connected) => {
             facts.trace_id.clone_from(&connected.trace_id);
             facts.connect_time = connected.took;
+            // The configuration may have been read again meanwhile.
+            let live = registration.live();
+            if let Ok(limits) = gateway.limits(&live.identity)
+                && !Arc::ptr_eq(&limits, &terms.limits)
+            {
+                live.set_limits(limits);
+            }
             let recorder = recorder(gateway, ask, &terms.limits, voice.as_ref(), &query);
             Ok(Ready {
                 connected,

@@ -113,7 +113,14 @@ impl Quota {
     /// The limit. The caller counts the refusal with [`note_refusal`](Self::note_refusal) and enters
     /// it with [`record_refused`](Self::record_refused).
     pub async fn admit(&self, request: AdmissionRequest) -> Result<Admission, Refusal> {
-        self.inner.admit(request).await
+        // On a task of its own: a caller that goes away between the store's answer and its arrival
+        // must not take the slot with it. What nobody takes is settled by being dropped.
+        let inner = Arc::clone(&self.inner);
+        let admitting = self
+            .inner
+            .runtime
+            .spawn(async move { inner.admit(request).await });
+        admitting.await.unwrap_or(Err(Refusal::StoreUnavailable))
     }
 
     /// Enters a refused session or request in the ledger, in the background.

@@ -14,7 +14,8 @@ use crate::usage::{Characters, Per, Unit};
 pub struct PlanConfig {
     /// Sessions of one client at once, over all processes that share a store; 1 to 1,000,000.
     pub max_concurrent_sessions: u64,
-    /// Messages of one session per second, of any kind, with a burst of as many; 1 to 100,000.
+    /// Messages of one session per second, of any kind; 1 to 100,000. A burst of one second's worth
+    /// passes, at rates of 20 and more of several, at most five.
     pub max_messages_per_second: u32,
     /// The longest silence a client may ask for; 1 s to 1 h.
     #[serde(with = "humantime_serde")]

@@ -730,3 +730,33 @@ async fn the_median_message_does_not_meet_the_store() {
     assert!(median < Duration::from_micros(50), "{median:?}");
     settle(admission).await;
 }
+
+/// A client may go away while the store is being asked for it.
+#[tokio::test]
+async fn an_admission_that_nobody_waits_for_gives_its_slot_back() {
+    let quota = quota(&Place::sqlite()).await;
+    let plan = Arc::new(
+        Limits::new(
+            "p",
+            &PlanConfig {
+                max_concurrent_sessions: 1,
+                ..PlanConfig::default()
+            },
+        )
+        .unwrap(),
+    );
+    for _ in 0..50 {
+        let mut admitting = Box::pin(quota.admit(request(&plan)));
+        // Asked for, and then gone before the answer.
+        let polled = futures_util::poll!(admitting.as_mut());
+        drop((polled.is_ready(), admitting));
+    }
+    let admitted = async {
+        while quota.admit(request(&plan)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), admitted)
+        .await
+        .unwrap();
+}

@@ -4,20 +4,40 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A token bucket that holds one second's worth. Empty messages, pings and fragments cost as much
-/// as any other frame.
+/// The most that a full bucket holds, in seconds of its rate.
+const LONGEST_BURST: u32 = 5;
+
+/// The rate at which a bucket holds one second's worth; one of twice the rate holds two, and so on.
+const STRICT_RATE: u32 = 10;
+
+/// A token bucket. Empty messages, pings and fragments cost as much as any other frame.
+///
+/// Client libraries send a sentence word by word as fast as they can, and messages pile up while the
+/// relay waits for upstream; neither is a flood, so a usual rate of messages has a burst of several
+/// seconds. A rate that was set low is meant strictly, and so is that of frames.
 #[derive(Debug)]
 pub(super) struct Bucket {
     per_second: u32,
+    has_burst: bool,
     /// When the bucket would be full again (the generic cell rate algorithm's arrival time).
     full_at: Instant,
 }
 
 impl Bucket {
-    pub(super) fn new(per_second: u32, now: Instant) -> Self {
+    /// For messages.
+    pub(super) fn of_messages(per_second: u32, now: Instant) -> Self {
         Self {
             per_second,
+            has_burst: true,
             full_at: now,
+        }
+    }
+
+    /// For frames of any kind; holds one second's worth.
+    pub(super) fn of_frames(per_second: u32, now: Instant) -> Self {
+        Self {
+            has_burst: false,
+            ..Self::of_messages(per_second, now)
         }
     }
 
@@ -25,7 +45,11 @@ impl Bucket {
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let cost = Duration::from_secs(1) / self.per_second.max(1);
         let full_at = self.full_at.max(now) + cost;
-        if full_at > now + Duration::from_secs(1) {
+        let burst = match self.has_burst {
+            true => (self.per_second / STRICT_RATE).clamp(1, LONGEST_BURST),
+            false => 1,
+        };
+        if full_at > now + Duration::from_secs(burst.into()) {
             return false;
         }
         self.full_at = full_at;
@@ -42,8 +66,8 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_bucket_gives_a_second_worth_at_once_and_then_its_rate() {
-        let mut bucket = Bucket::new(5, Instant::now());
+    async fn a_bucket_gives_its_burst_at_once_and_then_its_rate() {
+        let mut bucket = Bucket::of_messages(5, Instant::now());
         for _ in 0..5 {
             assert!(bucket.take(Instant::now()));
         }
@@ -53,6 +77,15 @@ mod tests {
         assert!(!bucket.take(Instant::now()));
         tokio::time::advance(Duration::from_secs(60)).await;
         for _ in 0..5 {
+            assert!(bucket.take(Instant::now()));
+        }
+        assert!(!bucket.take(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_usual_rate_lets_a_paragraph_through_at_once() {
+        let mut bucket = Bucket::of_messages(50, Instant::now());
+        for _ in 0..250 {
             assert!(bucket.take(Instant::now()));
         }
         assert!(!bucket.take(Instant::now()));

@@ -1,5 +1,6 @@
 //! How the relay leaves a client and an upstream: what is said last, and how long it waits.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -84,11 +85,10 @@ pub(super) async fn leave<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let spoken = async {
-        stream.write_all(&parting.bytes).await?;
-        stream.flush().await
-    };
-    if !matches!(timeout(timing.write_timeout, spoken).await, Ok(Ok(()))) {
+    if say(stream, &parting.bytes, timing.write_timeout)
+        .await
+        .is_err()
+    {
         return;
     }
     if !parting.has_closed && !parting.is_faulty {
@@ -100,6 +100,20 @@ pub(super) async fn leave<S>(
     if parting.is_faulty {
         let _ = timeout(FAULTY_PATIENCE, drain(stream)).await;
     }
+}
+
+/// Writes everything, however slowly it is read, as long as some of it is read within `patience`.
+async fn say<S>(stream: &mut S, mut bytes: &[u8], patience: Duration) -> io::Result<()>
+where
+    S: AsyncWrite + Unpin,
+{
+    while !bytes.is_empty() {
+        match timeout(patience, stream.write(bytes)).await?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n_written => bytes = &bytes[n_written..],
+        }
+    }
+    timeout(patience, stream.flush()).await?
 }
 
 /// Tells upstream that the session is over and ends the connection, in any case within a second.

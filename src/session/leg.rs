@@ -246,6 +246,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         self.ping_at
     }
 
+    /// Skips the ping that is due.
+    pub(super) fn put_off_ping(&mut self, now: Instant) {
+        self.ping_at = now + self.ping_interval;
+    }
+
     /// Sends the ping that is due, if a frame may begin; says whether the peer is taken for gone.
     pub(super) fn ping(
         &mut self,

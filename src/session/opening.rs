@@ -158,6 +158,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
     }
 
     async fn read(&mut self) -> Result<(), SessionEnd> {
+        // Fragments may be empty and count nothing against a message's size.
+        let most = self
+            .max_message_bytes
+            .saturating_mul(2)
+            .saturating_add(1024);
+        if self.bytes.len() as u64 > most {
+            let limit = self.max_message_bytes;
+            return Err(faulty(Fault::TooBig { limit }));
+        }
         match self.stream.read_buf(&mut self.bytes).await {
             Ok(n_read) if n_read > 0 => Ok(()),
             _ => Err(SessionEnd::Lost(Side::Client)),

@@ -103,8 +103,8 @@ where
         let now = Instant::now();
         Self {
             session_deadline: now + terms.limits.max_session_duration,
-            messages: Bucket::new(terms.limits.max_messages_per_second, now),
-            frames: Bucket::new(
+            messages: Bucket::of_messages(terms.limits.max_messages_per_second, now),
+            frames: Bucket::of_frames(
                 terms
                     .limits
                     .max_messages_per_second
@@ -219,6 +219,11 @@ where
                 let may_write = self.down.is_at_frame_border();
                 self.client.ping(cx, may_write, self.now)
             }
+            // Upstream is not read while the client is slow, so its pongs could not be seen.
+            Side::Upstream if self.client.is_stalled() => {
+                self.upstream.put_off_ping(self.now);
+                Ok(false)
+            }
             Side::Upstream => self.upstream.ping(cx, true, self.now),
         };
         match gone {
@@ -237,10 +242,13 @@ where
             }
         };
         offer(self.upstream.ping_at(), Deadline::Ping(Side::Upstream));
-        offer(
-            self.last_message + self.terms.inactivity + timing.inactivity_grace,
-            Deadline::End(SessionEnd::Idle(self.terms.inactivity)),
-        );
+        // While the client still takes what has come for it, nobody is silent.
+        if !self.client.is_stalled() {
+            offer(
+                self.last_message + self.terms.inactivity + timing.inactivity_grace,
+                Deadline::End(SessionEnd::Idle(self.terms.inactivity)),
+            );
+        }
         offer(
             self.session_deadline,
             Deadline::End(SessionEnd::Refused(Problem::session_expired())),
@@ -264,19 +272,16 @@ where
         }
         if let Some((close, since)) = &self.client_close {
             // After the end of its text the client still has audio coming; before, nothing.
-            let patience = if self.up.text_ended {
-                self.terms.inactivity
+            let at = if self.up.text_ended {
+                (*since).max(self.last_message) + self.terms.inactivity
             } else {
-                timing.close_timeout
+                *since + timing.close_timeout
             };
             let end = SessionEnd::Closed {
                 by: Side::Client,
                 close: close.clone(),
             };
-            offer(
-                (*since).max(self.last_message) + patience,
-                Deadline::End(end),
-            );
+            offer(at, Deadline::End(end));
         }
         next
     }
@@ -363,15 +368,15 @@ where
         Ok(())
     }
 
-    /// The ending when `side` is gone without a close frame. Upstream may go like that after the
-    /// client has closed: then the client's close stands.
+    /// The ending when `side` is gone without a close frame. Once the client has closed, its close
+    /// stands, whoever goes first.
     fn lost(&self, side: Side) -> SessionEnd {
         match (&self.client_close, side) {
-            (Some((close, _)), Side::Upstream) => SessionEnd::Closed {
+            (Some((close, _)), _) => SessionEnd::Closed {
                 by: Side::Client,
                 close: close.clone(),
             },
-            _ => SessionEnd::Lost(side),
+            (None, side) => SessionEnd::Lost(side),
         }
     }
 

@@ -12,10 +12,10 @@ mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -96,6 +96,9 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
+/// How long connection failures count. Nobody may be sent here to try again while they do.
+const FAILURE_MEMORY: Duration = Duration::from_secs(15);
+
 /// Connects to the one configured upstream.
 pub struct Upstream {
     base_url: BaseUrl,
@@ -104,8 +107,8 @@ pub struct Upstream {
     dialer: Arc<Dialer>,
     pool: Pool,
     http: HttpClient,
-    /// Connection failures since the last success.
-    failures: AtomicU32,
+    /// Connection failures since the last success, and when the last one was.
+    failures: Mutex<(u32, Option<Instant>)>,
 }
 
 impl Upstream {
@@ -134,7 +137,7 @@ impl Upstream {
             ),
             api_key: ArcSwapOption::from(api_key.map(Arc::new)),
             connect_timeout: config.connect_timeout,
-            failures: AtomicU32::new(0),
+            failures: Mutex::default(),
             base_url,
             dialer,
         })
@@ -156,10 +159,24 @@ impl Upstream {
         self.pool.counts()
     }
 
-    /// Connection failures in a row; 0 after a success.
+    /// Connection failures in a row; 0 after a success, and when the last one is so long ago that
+    /// only another attempt can tell.
     #[must_use]
     pub fn failures_in_a_row(&self) -> u32 {
-        self.failures.load(Ordering::Relaxed)
+        let (failures, last) = *self.failures.lock();
+        match last {
+            Some(last) if last.elapsed() < FAILURE_MEMORY => failures,
+            _ => 0,
+        }
+    }
+
+    fn note_failure(&self) {
+        let mut failures = self.failures.lock();
+        *failures = (failures.0 + 1, Some(Instant::now()));
+    }
+
+    fn note_success(&self) {
+        *self.failures.lock() = (0, None);
     }
 
     /// Dials, upgrades `path_and_query` (which begins with `/v1/`) and returns once upstream has
@@ -177,9 +194,9 @@ impl Upstream {
             Err(ConnectError::Handshake(HandshakeError::Refused(refusal)))
                 if refusal.status < 500 => {}
             Err(_) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
+                self.note_failure();
             }
-            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+            Ok(_) => self.note_success(),
         }
         let (stream, handshake) = result?;
         Ok(Connected {
@@ -200,9 +217,9 @@ impl Upstream {
         let api_key = self.api_key.load_full();
         let result = self.http.request(request, api_key.as_deref()).await;
         match &result {
-            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+            Ok(_) => self.note_success(),
             Err(_) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
+                self.note_failure();
             }
         }
         result

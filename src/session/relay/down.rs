@@ -63,7 +63,13 @@ where
 {
     pub(super) fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         loop {
-            if ready!(self.client.poll_drain(cx, self.now)).is_err() {
+            let was_stalled = self.client.is_stalled();
+            let drained = ready!(self.client.poll_drain(cx, self.now));
+            if was_stalled {
+                // What it has just taken counts as said just now.
+                self.last_message = self.now;
+            }
+            if drained.is_err() {
                 return Poll::Ready(self.lost(Side::Client));
             }
             if let Err(end) = self.pay_pongs(cx) {
@@ -184,18 +190,21 @@ where
         }
         let left = usize::try_from(passing.frame_left).unwrap_or(usize::MAX);
         let piece = &bytes[..left.min(bytes.len())];
-        passing.frame_left -= piece.len() as u64;
-        passing.message_bytes += piece.len() as u64;
-        let head_room = HEAD_BYTES - passing.head.len();
-        passing
-            .head
-            .extend_from_slice(&piece[..head_room.min(piece.len())]);
-        let ends_message = passing.frame_left == 0 && passing.frame_fin;
+        let frame_left = passing.frame_left - piece.len() as u64;
+        let ends_message = frame_left == 0 && passing.frame_fin;
+        // Judged before it counts as passed on: a client that lacks the end of a frame cannot be
+        // told anything.
         let is_text = self
             .upstream
             .reader
             .payload(piece, ends_message)
             .map_err(faulty)?;
+        passing.frame_left = frame_left;
+        passing.message_bytes += piece.len() as u64;
+        let head_room = HEAD_BYTES - passing.head.len();
+        passing
+            .head
+            .extend_from_slice(&piece[..head_room.min(piece.len())]);
         if let Some(recorder) = &mut self.recorder {
             recorder.piece(piece);
             if ends_message {
