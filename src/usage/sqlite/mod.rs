@@ -3,6 +3,7 @@
 //! The file is in WAL mode: a reservation that was answered survives the death of the process, and
 //! with `sqlite_synchronous = "full"` that of the machine.
 
+mod checkpoint;
 mod ops;
 mod read;
 mod schema;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use self::checkpoint::{Checkpoints, WRITER_PAGES};
 use self::schema::SchemaError;
 use self::writer::Writer;
 use super::config::OpenError;
@@ -37,6 +39,7 @@ pub(crate) struct Sqlite {
     owner: Arc<str>,
     lease_ms: i64,
     clock: WallClock,
+    _checkpoints: Checkpoints,
     /// Held as long as this process has the file; tells others that they are not alone.
     _presence: Mutex<Connection>,
 }
@@ -79,6 +82,9 @@ impl Sqlite {
             .and_then(|()| connection.busy_timeout(BUSY));
         settled.map_err(|error| failed(&error, WRITABLE))?;
         let reader = open_reader(path).map_err(|error| failed(&error, cure(&error)))?;
+        let beside = connect(path, synchronous).map_err(|error| failed(&error, cure(&error)))?;
+        let checkpoints =
+            Checkpoints::start(beside).map_err(|error| failed(&error, "free a thread"))?;
         let writer = Writer::start(connection).map_err(|error| failed(&error, "free a thread"))?;
         Ok(Self {
             writer,
@@ -86,6 +92,7 @@ impl Sqlite {
             owner,
             lease_ms,
             clock,
+            _checkpoints: checkpoints,
             _presence: Mutex::new(presence),
         })
     }
@@ -184,6 +191,7 @@ fn connect(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Connection
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", synchronous.as_str())?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WRITER_PAGES)?;
     Ok(connection)
 }
 
