@@ -84,7 +84,7 @@ pub async fn serve_operator(
 /// How much may wait unsent in the kernel for one client. Without a limit it takes megabytes, and a
 /// client that reads at the pace of speech would look as if it did not read at all: the socket only
 /// becomes writable again when a third of them is gone.
-const MAX_UNSENT_BYTES: u32 = 128 * 1024;
+const MAX_UNSENT_BYTES: u32 = 512 * 1024;
 
 /// Sets what every client's socket needs. With Nagle's algorithm the first audio is 40 ms late.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
