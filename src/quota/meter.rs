@@ -34,6 +34,8 @@ pub(super) struct Meter {
 struct Block {
     /// What the held characters were charged to; they may only be spent under the same limits.
     charges: Arc<[Charge]>,
+    /// The limits in force, once they have changed.
+    current: Option<Vec<Charge>>,
     /// Corrections that the store does not know yet.
     pending: Vec<Adjust>,
     /// The session is settled; nothing may be added any more.
@@ -138,8 +140,11 @@ impl Meter {
         self.held().saturating_mul(each)
     }
 
-    /// From now on the store must be asked, because limits have changed.
-    pub(super) fn expire(&self) {
+    /// From now on the store must be asked, because limits have changed; a block that was asked for
+    /// under other limits than those in `charges` may not be spent when it comes.
+    pub(super) fn expire(&self, charges: Vec<Charge>) {
+        let mut block = self.block.lock();
+        block.current = Some(charges);
         self.valid_until_ms.store(0, Ordering::Relaxed);
     }
 
@@ -183,8 +188,11 @@ impl Meter {
         let ends = charges
             .iter()
             .map(|charge| charge.key.end().saturating_mul(1000));
-        self.valid_until_ms
-            .store(ends.min().unwrap_or(i64::MAX), Ordering::Relaxed);
+        let valid_until_ms = match &block.current {
+            Some(current) if !same_limits(current, charges) => 0,
+            _ => ends.min().unwrap_or(i64::MAX),
+        };
+        self.valid_until_ms.store(valid_until_ms, Ordering::Relaxed);
         None
     }
 
@@ -222,6 +230,12 @@ impl Meter {
         }
         adjust
     }
+}
+
+/// Whether both charge to the same windows with the same limits, whichever of them run now.
+fn same_limits(one: &[Charge], other: &[Charge]) -> bool {
+    let limits = |charge: &Charge| (charge.key.unit, charge.key.per, charge.limit, charge.each);
+    one.iter().map(limits).eq(other.iter().map(limits))
 }
 
 /// The correction that gives characters back to the windows they were taken from.

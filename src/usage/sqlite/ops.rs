@@ -116,13 +116,20 @@ fn hold(db: &Connection, session: &str, characters: i64) -> Result<()> {
 }
 
 /// Live sessions of a client, those of dead processes left out.
-fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64) -> Result<u64> {
+/// Live sessions of a client, counted no further than `most`: a client may have thousands, and this
+/// is asked with every block.
+fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64, most: u64) -> Result<u64> {
     db.prepare_cached(
-        "SELECT count(*) FROM live WHERE client = ?1 AND (owner = ?2 OR owner IN \
-         (SELECT id FROM owners WHERE expires_ms > ?3))",
+        "SELECT count(*) FROM (SELECT 1 FROM live WHERE client = ?1 AND (owner = ?2 OR owner IN \
+         (SELECT id FROM owners WHERE expires_ms > ?3)) LIMIT ?4)",
     )?
-    .query_row(params![client.as_str(), owner, now_ms], |row| row.get(0))
+    .query_row(params![client.as_str(), owner, now_ms, int(most)], |row| {
+        row.get(0)
+    })
 }
+
+/// What is left is shared out among no more sessions than this.
+const MOST_SHARERS: u64 = 256;
 
 fn enter(db: &Connection, owner: &str, opening: &Opening, reserved: Characters) -> Result<()> {
     let record = serde_json::to_string(&Record::opened(opening))
@@ -140,7 +147,7 @@ fn enter(db: &Connection, owner: &str, opening: &Opening, reserved: Characters) 
 
 pub(super) fn admit(db: &Connection, owner: &str, now_ms: i64, admit: &Admit) -> Result<Admitted> {
     let client = &admit.opening.client;
-    let live = n_live(db, client, owner, now_ms)?;
+    let live = n_live(db, client, owner, now_ms, admit.max_concurrent)?;
     if live >= admit.max_concurrent {
         return Ok(Admitted::Busy { live });
     }
@@ -177,7 +184,7 @@ pub(super) fn reserve(
     let client = &reserve.client;
     give_back(db, client, &reserve.adjust)?;
     let used = used_by(db, client, &reserve.charges)?;
-    let live = n_live(db, client, owner, now_ms)?;
+    let live = n_live(db, client, owner, now_ms, MOST_SHARERS)?;
     match grant(&reserve.charges, &used, live, reserve.need, reserve.ahead) {
         Ok(granted) => {
             spend(db, client, &reserve.charges, granted)?;
