@@ -18,8 +18,6 @@ pub(super) struct Meter {
     valid_until_ms: AtomicI64,
     /// The size of the last block asked for.
     block_size: AtomicU64,
-    /// The size of the last message.
-    last_message: AtomicU64,
     /// When the last block was asked for, in milliseconds after `start`.
     asked_at_ms: AtomicU64,
     start: Instant,
@@ -46,9 +44,6 @@ impl Meter {
     /// The first block of a session in characters, and the smallest.
     pub(super) const FIRST_BLOCK: Characters = 256;
 
-    /// A block covers at least so many messages of the size of the last one.
-    const BLOCK_MESSAGES: u64 = 8;
-
     /// A block that was spent faster is followed by one twice its size.
     const SHORT_LIFE_MS: u64 = 500;
 
@@ -61,7 +56,6 @@ impl Meter {
             held: AtomicU64::new(0),
             valid_until_ms: AtomicI64::new(0),
             block_size: AtomicU64::new(Self::FIRST_BLOCK),
-            last_message: AtomicU64::new(0),
             asked_at_ms: AtomicU64::new(0),
             start: Instant::now(),
             low_water: AtomicU64::new(0),
@@ -76,7 +70,6 @@ impl Meter {
 
     /// Pays from the block, if it covers all of it and its windows still run.
     pub(super) fn try_take(&self, characters: Characters, now_ms: i64) -> bool {
-        self.last_message.store(characters, Ordering::Relaxed);
         now_ms < self.valid_until_ms.load(Ordering::Relaxed)
             && self
                 .held
@@ -93,10 +86,6 @@ impl Meter {
         let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let life_ms = now_ms - self.asked_at_ms.swap(now_ms, Ordering::Relaxed).min(now_ms);
         let size = self.block_size.load(Ordering::Relaxed);
-        let messages = self
-            .last_message
-            .load(Ordering::Relaxed)
-            .saturating_mul(Self::BLOCK_MESSAGES);
         let next = match life_ms {
             0..Self::SHORT_LIFE_MS => size.saturating_mul(2),
             Self::SHORT_LIFE_MS..Self::LONG_LIFE_MS => size,
@@ -104,7 +93,7 @@ impl Meter {
         };
         self.block_size
             .store(next.min(most.max(Self::FIRST_BLOCK)), Ordering::Relaxed);
-        next.max(messages).min(most)
+        next.min(most)
     }
 
     /// Whether the block has run low and nobody is fetching another one. The caller then does, and
