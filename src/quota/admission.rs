@@ -169,10 +169,8 @@ impl Admission {
 
     /// Puts other limits in force, for the next message on.
     pub fn set_limits(&mut self, limits: Arc<Limits>) {
-        let rate = self.opening.milli_rate;
-        self.meter
-            .expire(limits.spending(self.inner.now_ms(), rate));
         self.limits = limits;
+        self.meter.expire();
     }
 
     /// Characters charged so far.

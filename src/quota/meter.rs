@@ -18,7 +18,7 @@ pub(super) struct Meter {
     valid_until_ms: AtomicI64,
     /// The size of the last block asked for.
     block_size: AtomicU64,
-    /// When the last block was asked for, in milliseconds after `start`.
+    /// When it was asked for, in milliseconds after `start`.
     asked_at_ms: AtomicU64,
     start: Instant,
     /// Below this a further block is fetched while the session goes on; half of the last block.
@@ -32,8 +32,6 @@ pub(super) struct Meter {
 struct Block {
     /// What the held characters were charged to; they may only be spent under the same limits.
     charges: Arc<[Charge]>,
-    /// The limits in force, once they have changed.
-    current: Option<Vec<Charge>>,
     /// Corrections that the store does not know yet.
     pending: Vec<Adjust>,
     /// The session is settled; nothing may be added any more.
@@ -129,11 +127,8 @@ impl Meter {
         self.held().saturating_mul(each)
     }
 
-    /// From now on the store must be asked, because limits have changed; a block that was asked for
-    /// under other limits than those in `charges` may not be spent when it comes.
-    pub(super) fn expire(&self, charges: Vec<Charge>) {
-        let mut block = self.block.lock();
-        block.current = Some(charges);
+    /// From now on the store must be asked, because limits have changed.
+    pub(super) fn expire(&self) {
         self.valid_until_ms.store(0, Ordering::Relaxed);
     }
 
@@ -177,11 +172,8 @@ impl Meter {
         let ends = charges
             .iter()
             .map(|charge| charge.key.end().saturating_mul(1000));
-        let valid_until_ms = match &block.current {
-            Some(current) if !same_limits(current, charges) => 0,
-            _ => ends.min().unwrap_or(i64::MAX),
-        };
-        self.valid_until_ms.store(valid_until_ms, Ordering::Relaxed);
+        self.valid_until_ms
+            .store(ends.min().unwrap_or(i64::MAX), Ordering::Relaxed);
         None
     }
 
@@ -219,12 +211,6 @@ impl Meter {
         }
         adjust
     }
-}
-
-/// Whether both charge to the same windows with the same limits, whichever of them run now.
-fn same_limits(one: &[Charge], other: &[Charge]) -> bool {
-    let limits = |charge: &Charge| (charge.key.unit, charge.key.per, charge.limit, charge.each);
-    one.iter().map(limits).eq(other.iter().map(limits))
 }
 
 /// The correction that gives characters back to the windows they were taken from.
