@@ -18,10 +18,9 @@ pub(super) fn ask(operator: SocketAddr, limit: Duration) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&operator, limit)
         .with_context(|| format!("nothing answers at {operator}"))?;
     stream.set_write_timeout(Some(limit))?;
-    write!(
-        stream,
-        "GET /readyz HTTP/1.1\r\nHost: {operator}\r\nConnection: close\r\n\r\n"
-    )?;
+    // In one piece: a server may answer and close after the first.
+    let question = format!("GET /readyz HTTP/1.1\r\nHost: {operator}\r\nConnection: close\r\n\r\n");
+    stream.write_all(question.as_bytes())?;
 
     let mut answer = Vec::new();
     let mut chunk = [0; 1024];
