@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -16,11 +15,8 @@ pub(super) struct Meter {
     held: AtomicU64,
     /// Until when the block may be spent, Unix milliseconds: the end of its first window to end.
     valid_until_ms: AtomicI64,
-    /// The size of the last block asked for.
-    block_size: AtomicU64,
-    /// When it was asked for, in milliseconds after `start`.
-    asked_at_ms: AtomicU64,
-    start: Instant,
+    /// The most to reserve ahead the next time.
+    next_block: AtomicU64,
     /// Below this a further block is fetched while the session goes on; half of the last block.
     low_water: AtomicU64,
     refilling: AtomicBool,
@@ -39,23 +35,16 @@ struct Block {
 }
 
 impl Meter {
-    /// The first block of a session in characters, and the smallest.
-    pub(super) const FIRST_BLOCK: Characters = 256;
-
-    /// A block that was spent faster is followed by one twice its size.
-    const SHORT_LIFE_MS: u64 = 500;
-
-    /// A block that lasted longer is followed by one of half its size.
-    const LONG_LIFE_MS: u64 = 4000;
+    /// The first block of a session in characters. Each further one may be twice as large as the one
+    /// before: what a process that dies takes with it is in proportion to what its sessions spent.
+    pub(super) const FIRST_BLOCK: Characters = 64;
 
     pub(super) fn new(live: Arc<LiveSession>) -> Self {
         Self {
             live,
             held: AtomicU64::new(0),
             valid_until_ms: AtomicI64::new(0),
-            block_size: AtomicU64::new(Self::FIRST_BLOCK),
-            asked_at_ms: AtomicU64::new(0),
-            start: Instant::now(),
+            next_block: AtomicU64::new(2 * Self::FIRST_BLOCK),
             low_water: AtomicU64::new(0),
             refilling: AtomicBool::new(false),
             block: Mutex::default(),
@@ -77,21 +66,12 @@ impl Meter {
                 .is_ok()
     }
 
-    /// How many characters to reserve ahead, `most` at most: about a second's worth at the pace of
-    /// the last block. What a process that dies takes with it is in proportion to how fast its
-    /// sessions were spending.
+    /// How many characters to reserve ahead, `most` at most.
     pub(super) fn next_block(&self, most: Characters) -> Characters {
-        let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let life_ms = now_ms - self.asked_at_ms.swap(now_ms, Ordering::Relaxed).min(now_ms);
-        let size = self.block_size.load(Ordering::Relaxed);
-        let next = match life_ms {
-            0..Self::SHORT_LIFE_MS => size.saturating_mul(2),
-            Self::SHORT_LIFE_MS..Self::LONG_LIFE_MS => size,
-            _ => (size / 2).max(Self::FIRST_BLOCK),
-        };
-        self.block_size
-            .store(next.min(most.max(Self::FIRST_BLOCK)), Ordering::Relaxed);
-        next.min(most)
+        let next = self.next_block.load(Ordering::Relaxed).min(most);
+        self.next_block
+            .store(next.saturating_mul(2), Ordering::Relaxed);
+        next
     }
 
     /// Whether the block has run low and nobody is fetching another one. The caller then does, and
