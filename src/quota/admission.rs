@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::client::Presence;
-use super::meter::Meter;
+use super::meter::{Basis, Meter};
 use super::{Inner, Limits, Refusal};
-use crate::usage::{Characters, Charge, LedgerRow, Opening, Outcome, Record};
+use crate::usage::{Characters, LedgerRow, Opening, Outcome, Record};
 
 /// Leave to run one session. [`settle`](Self::settle) it; dropping it instead also frees its slot
 /// and gives back what is unspent, in the background, and enters it as `abandoned`.
@@ -37,7 +37,7 @@ pub struct Reservation {
     client: Arc<Presence>,
     meter: Arc<Meter>,
     characters: Characters,
-    charges: Arc<[Charge]>,
+    basis: Basis,
     outcome: Result<(), Refusal>,
 }
 
@@ -59,7 +59,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.outcome.is_ok() {
-            let left = self.meter.fill(self.characters, &self.charges);
+            let left = self.meter.fill(self.characters, &self.basis);
             self.inner
                 .give_back_later(self.client.clone(), left.into_iter().collect());
         }
@@ -83,8 +83,8 @@ impl Admission {
         }
         self.charged += characters;
         if self.meter.runs_low() {
-            let (client, limits) = (&self.client, &self.limits);
-            self.inner.refill(client, &self.meter, limits, self.ahead);
+            self.inner
+                .refill(&self.client, &self.meter, self.basis(), self.ahead);
         }
         Some(Ok(()))
     }
@@ -94,29 +94,27 @@ impl Admission {
     pub fn reserve(&mut self, characters: Characters) -> Reserving {
         let (reply, answer) = oneshot::channel();
         let (inner, client, meter) = (self.inner.clone(), self.client.clone(), self.meter.clone());
-        let (limits, ahead) = (self.limits.clone(), self.ahead);
+        let (basis, ahead) = (self.basis(), self.ahead);
         let lost = Reservation {
             inner: inner.clone(),
             client: client.clone(),
             meter: meter.clone(),
             characters,
-            charges: Arc::default(),
+            basis: Basis::default(),
             outcome: Err(Refusal::StoreUnavailable),
         };
         // On a task of its own, so that an answer finds its way into the books even if the session
         // no longer waits for it.
         self.inner.runtime.spawn(async move {
-            let rate = meter.live.opening.milli_rate;
-            let charges: Arc<[Charge]> = limits.spending(inner.now_ms(), rate).into();
             let outcome = inner
-                .reserve(&client, &meter, &charges, characters, ahead)
+                .reserve(&client, &meter, &basis, characters, ahead)
                 .await;
             let reservation = Reservation {
                 inner,
                 client,
                 meter,
                 characters,
-                charges,
+                basis,
                 outcome,
             };
             // Nobody waiting means that the reservation is dropped, which returns its characters.
@@ -201,6 +199,12 @@ impl Admission {
         let task = self.inner.runtime.spawn(self.finish(record));
         // It can only fail by the runtime's shutdown, which nobody survives.
         let _ = task.await;
+    }
+
+    /// What is charged at this moment.
+    fn basis(&self) -> Basis {
+        let (now_ms, rate) = (self.inner.now_ms(), self.opening.milli_rate);
+        self.meter.basis(self.limits.spending(now_ms, rate))
     }
 
     fn charged_record(&self, row: LedgerRow, outcome: Outcome) -> Record {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
-use super::meter::{Meter, given_back};
+use super::meter::{Basis, Meter, given_back};
 use crate::ids::ClientId;
 use crate::usage::{Adjust, Characters, Charge, WindowKey};
 
@@ -25,21 +25,21 @@ pub(super) struct Client {
 }
 
 /// What was taken from siblings for one request.
-pub(super) struct Taken(Vec<(Arc<Meter>, Characters, Arc<[Charge]>)>);
+pub(super) struct Taken(Vec<(Arc<Meter>, Characters, Basis)>);
 
 impl Taken {
     pub(super) fn adjust(&self) -> Vec<Adjust> {
         let parts = self.0.iter();
         parts
-            .map(|(meter, n, charges)| given_back(meter.live.opening.session, *n, charges))
+            .map(|(meter, n, basis)| given_back(meter.live.opening.session, *n, &basis.charges))
             .collect()
     }
 
-    /// Puts it back after a request that never reached the store.
+    /// Puts it back after a request that never reached the store; what does not fit any more is left.
     pub(super) fn put_back(self) -> Vec<Adjust> {
         self.0
             .into_iter()
-            .filter_map(|(meter, n, charges)| meter.fill(n, &charges))
+            .filter_map(|(meter, n, basis)| meter.fill(n, &basis))
             .collect()
     }
 }
@@ -126,6 +126,7 @@ impl Client {
             if let Some((characters, block)) = meter.take_all() {
                 for (key, lack) in &mut lacks {
                     let each = block
+                        .charges
                         .iter()
                         .find(|charge| charge.key == *key)
                         .map_or(0, |c| c.each);
@@ -141,8 +142,8 @@ impl Client {
     pub(super) fn take_all(&self) -> Taken {
         let meters = self.meters.lock().clone();
         let taken = meters.into_iter().filter_map(|meter| {
-            let (characters, charges) = meter.take_all()?;
-            Some((meter, characters, charges))
+            let (characters, basis) = meter.take_all()?;
+            Some((meter, characters, basis))
         });
         Taken(taken.collect())
     }

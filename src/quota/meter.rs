@@ -24,10 +24,20 @@ pub(super) struct Meter {
     block: Mutex<Block>,
 }
 
+/// The windows that characters are taken from, under limits that were in force.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Basis {
+    pub(super) charges: Arc<[Charge]>,
+    /// Which of the session's limits these are, counted from its start.
+    version: u64,
+}
+
 #[derive(Default)]
 struct Block {
     /// What the held characters were charged to; they may only be spent under the same limits.
-    charges: Arc<[Charge]>,
+    basis: Basis,
+    /// Which limits are in force. A request that was sent under others may still bring characters.
+    version: u64,
     /// Corrections that the store does not know yet.
     pending: Vec<Adjust>,
     /// The session is settled; nothing may be added any more.
@@ -53,6 +63,14 @@ impl Meter {
 
     fn session(&self) -> SessionId {
         self.live.opening.session
+    }
+
+    /// `charges` as made of the limits that are in force now.
+    pub(super) fn basis(&self, charges: Vec<Charge>) -> Basis {
+        Basis {
+            charges: charges.into(),
+            version: self.block.lock().version,
+        }
     }
 
     /// Pays from the block, if it covers all of it and its windows still run.
@@ -100,6 +118,7 @@ impl Meter {
     pub(super) fn held_of(&self, key: WindowKey) -> u64 {
         let block = self.block.lock();
         let each = block
+            .basis
             .charges
             .iter()
             .find(|charge| charge.key == key)
@@ -107,54 +126,58 @@ impl Meter {
         self.held().saturating_mul(each)
     }
 
-    /// From now on the store must be asked, because limits have changed.
+    /// From now on the store must be asked, because limits have changed: what was granted before is
+    /// not spent, and neither is what is still on its way.
     pub(super) fn expire(&self) {
+        let mut block = self.block.lock();
+        block.version += 1;
         self.valid_until_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Takes out what may be spent under `charges`. What was taken from other windows, because those
+    /// Takes out what may be spent on `basis`. What was taken from other windows, because those
     /// have ended or the limits have changed, goes back with the next request.
-    pub(super) fn take_for(&self, charges: &[Charge]) -> Characters {
+    pub(super) fn take_for(&self, basis: &Basis) -> Characters {
         let mut block = self.block.lock();
         let held = self.held.swap(0, Ordering::AcqRel);
-        if held == 0 || *block.charges == *charges {
+        if held == 0 || block.basis == *basis {
             return held;
         }
-        let adjust = given_back(self.session(), held, &block.charges);
+        let adjust = given_back(self.session(), held, &block.basis.charges);
         block.pending.push(adjust);
         0
     }
 
     /// Takes out everything, for a sibling or another process.
-    pub(super) fn take_all(&self) -> Option<(Characters, Arc<[Charge]>)> {
+    pub(super) fn take_all(&self) -> Option<(Characters, Basis)> {
         let block = self.block.lock();
         let held = self.held.swap(0, Ordering::AcqRel);
-        (held > 0).then(|| (held, block.charges.clone()))
+        (held > 0).then(|| (held, block.basis.clone()))
     }
 
-    /// Adds characters that were taken from the windows of `charges`. What cannot be added, because
-    /// the session is settled, comes back as a correction for the store.
+    /// Adds characters that were taken from the windows of `basis`. What must not be spent comes
+    /// back as a correction for the store: these, if the session is settled or its limits have
+    /// changed since they were asked for; else what it held of other windows.
     #[must_use]
-    pub(super) fn fill(&self, characters: Characters, charges: &Arc<[Charge]>) -> Option<Adjust> {
+    pub(super) fn fill(&self, characters: Characters, basis: &Basis) -> Option<Adjust> {
         let mut block = self.block.lock();
-        if block.closed {
-            return (characters > 0).then(|| given_back(self.session(), characters, charges));
+        let back = |characters, charges: &[Charge]| {
+            (characters > 0).then(|| given_back(self.session(), characters, charges))
+        };
+        if block.closed || basis.version != block.version {
+            return back(characters, &basis.charges);
         }
-        if block.charges != *charges {
+        let mut left = None;
+        if block.basis != *basis {
             let held = self.held.swap(0, Ordering::AcqRel);
-            if held > 0 {
-                let adjust = given_back(self.session(), held, &block.charges);
-                block.pending.push(adjust);
-            }
+            left = back(held, &block.basis.charges);
+            block.basis = basis.clone();
         }
-        block.charges = charges.clone();
         self.held.fetch_add(characters, Ordering::AcqRel);
-        let ends = charges
-            .iter()
-            .map(|charge| charge.key.end().saturating_mul(1000));
+        let charges = basis.charges.iter();
+        let ends = charges.map(|charge| charge.key.end().saturating_mul(1000));
         self.valid_until_ms
             .store(ends.min().unwrap_or(i64::MAX), Ordering::Relaxed);
-        None
+        left
     }
 
     /// Notes characters that went up without the store's leave.
@@ -187,7 +210,7 @@ impl Meter {
         let mut adjust = std::mem::take(&mut block.pending);
         let held = self.held.swap(0, Ordering::AcqRel);
         if held > 0 {
-            adjust.push(given_back(self.session(), held, &block.charges));
+            adjust.push(given_back(self.session(), held, &block.basis.charges));
         }
         adjust
     }

@@ -29,12 +29,12 @@ pub use self::refusal::Refusal;
 pub use self::subscription::{Subscription, User};
 
 use self::client::{Clients, Presence};
-use self::meter::Meter;
+use self::meter::{Basis, Meter};
 use crate::ids::{ClientId, SessionId};
 use crate::metrics::Counter;
 use crate::usage::{
-    Adjust, Admit, Admitted, Books, Characters, Charge, LedgerRow, LiveSession, Opening, Outcome,
-    Record, Reserve, Reserved, Settle, Unavailable, Unit, WindowKey,
+    Adjust, Admit, Admitted, Books, Characters, LedgerRow, LiveSession, Opening, Outcome, Record,
+    Reserve, Reserved, Settle, Unavailable, Unit, WindowKey,
 };
 
 /// How often a process looks whether another one wants idle blocks back.
@@ -238,7 +238,7 @@ impl Inner {
         let meter = Arc::new(Meter::new(live));
         meter.granted_ahead(granted);
         // A meter just made is not closed, so everything fits in.
-        let _ = meter.fill(granted, &admit.spending.into());
+        let _ = meter.fill(granted, &meter.basis(admit.spending));
         client.join(meter.clone());
         drop(_turn);
         Ok(Admission {
@@ -305,7 +305,7 @@ impl Inner {
         self: &Arc<Self>,
         client: &Arc<Presence>,
         meter: &Arc<Meter>,
-        charges: &Arc<[Charge]>,
+        basis: &Basis,
         characters: Characters,
         ahead: Characters,
     ) -> Result<(), Refusal> {
@@ -313,7 +313,7 @@ impl Inner {
             inner: self,
             client,
             meter,
-            charges,
+            basis,
             characters,
             ahead,
         };
@@ -328,12 +328,12 @@ impl Inner {
         match attempt {
             Attempt::Granted => Ok(()),
             Attempt::Short { window, used, .. } => {
-                let (charge, used) = (&charges[window], used[window]);
+                let (charge, used) = (&basis.charges[window], used[window]);
                 let asked = characters.saturating_mul(charge.each);
                 Err(self.window_refusal(client, charge.key, charge.limit, used, asked))
             }
             Attempt::Down(_) if self.books.allows_failure() => {
-                meter.owe(characters, charges);
+                meter.owe(characters, &basis.charges);
                 Ok(())
             }
             Attempt::Down(_) => Err(Refusal::StoreUnavailable),
@@ -345,23 +345,20 @@ impl Inner {
         self: &Arc<Self>,
         client: &Arc<Presence>,
         meter: &Arc<Meter>,
-        limits: &Limits,
+        basis: Basis,
         ahead: Characters,
     ) {
-        let charges: Arc<[Charge]> = limits
-            .spending(self.now_ms(), meter.live.opening.milli_rate)
-            .into();
         let (inner, client, meter) = (self.clone(), client.clone(), meter.clone());
         self.runtime.spawn(async move {
             {
                 let _turn = client.turn.read().await;
                 let characters = 0;
-                let (inner, client, meter, charges) = (&inner, &client, &meter, &charges);
+                let (inner, client, meter, basis) = (&inner, &client, &meter, &basis);
                 let asking = Asking {
                     inner,
                     client,
                     meter,
-                    charges,
+                    basis,
                     characters,
                     ahead,
                 };
@@ -429,7 +426,7 @@ struct Asking<'a> {
     inner: &'a Arc<Inner>,
     client: &'a Arc<Presence>,
     meter: &'a Arc<Meter>,
-    charges: &'a Arc<[Charge]>,
+    basis: &'a Basis,
     characters: Characters,
     ahead: Characters,
 }
@@ -437,9 +434,9 @@ struct Asking<'a> {
 impl Asking<'_> {
     /// Pays from what the session still holds and the store together.
     async fn attempt(&self, mut adjust: Vec<Adjust>, call_in: bool) -> Attempt {
-        let own = self.meter.take_for(self.charges);
+        let own = self.meter.take_for(self.basis);
         if let Some(rest) = own.checked_sub(self.characters) {
-            self.put(rest);
+            self.put(rest).await;
             return Attempt::Granted;
         }
         let need = self.characters - own;
@@ -448,7 +445,7 @@ impl Asking<'_> {
         let reserve = Reserve {
             session: self.meter.live.opening.session,
             client: self.client.id.clone(),
-            charges: self.charges.clone(),
+            charges: self.basis.charges.clone(),
             need,
             ahead: self.meter.next_block(self.ahead),
             adjust,
@@ -457,15 +454,15 @@ impl Asking<'_> {
         match self.inner.books.reserve(&self.meter.live, &reserve).await {
             Ok(Reserved::Granted(granted)) => {
                 self.meter.granted_ahead(granted.saturating_sub(need));
-                self.put(granted.saturating_sub(need));
+                self.put(granted.saturating_sub(need)).await;
                 Attempt::Granted
             }
             Ok(Reserved::Short { window, used }) => {
-                self.put(own);
+                self.put(own).await;
                 Attempt::Short { need, window, used }
             }
             Err(unavailable) => {
-                self.put(own);
+                self.put(own).await;
                 self.meter.keep_pending(pending, unavailable.maybe_done);
                 Attempt::Down(unavailable)
             }
@@ -477,7 +474,7 @@ impl Asking<'_> {
         let reserve = Reserve {
             session: self.meter.live.opening.session,
             client: self.client.id.clone(),
-            charges: self.charges.clone(),
+            charges: self.basis.charges.clone(),
             need: 0,
             ahead: self.meter.next_block(self.ahead),
             adjust: Vec::new(),
@@ -487,14 +484,22 @@ impl Asking<'_> {
             self.inner.books.reserve(&self.meter.live, &reserve).await
         {
             self.meter.granted_ahead(granted);
-            self.put(granted);
+            self.put(granted).await;
         }
     }
 
-    fn put(&self, characters: Characters) {
-        let left = self.meter.fill(characters, self.charges);
-        self.inner
-            .give_back_later(self.client.clone(), left.into_iter().collect());
+    /// Puts characters into the block. What it cannot take goes back before this turn is over, so
+    /// that no sibling finds it neither held nor free.
+    async fn put(&self, characters: Characters) {
+        let left = self.meter.fill(characters, self.basis);
+        self.give_back(left.as_slice()).await;
+    }
+
+    async fn give_back(&self, adjust: &[Adjust]) {
+        if !adjust.is_empty() {
+            // If the store is down, what is not given back counts as spent.
+            let _ = self.inner.books.give_back(&self.client.id, adjust).await;
+        }
     }
 
     /// Asks again while nobody else of this client does: what siblings hold and what the store has
@@ -526,12 +531,11 @@ impl Asking<'_> {
         };
         let taken = self
             .client
-            .take_from_siblings(self.meter, self.charges, used, *need);
+            .take_from_siblings(self.meter, &self.basis.charges, used, *need);
         let Some(taken) = taken else { return attempt };
         let attempt = self.attempt(taken.adjust(), false).await;
         if let Attempt::Down(Unavailable { maybe_done: false }) = attempt {
-            let left = taken.put_back();
-            self.inner.give_back_later(self.client.clone(), left);
+            self.give_back(&taken.put_back()).await;
         }
         attempt
     }

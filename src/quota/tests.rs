@@ -602,7 +602,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let charge = (0usize..6, 1u64..400);
     prop_oneof![
-        1 => any::<bool>().prop_map(|flash| Step::Open { flash }),
+        3 => any::<bool>().prop_map(|flash| Step::Open { flash }),
         12 => charge.prop_map(|(session, characters)| Step::Charge { session, characters }),
         1 => (0usize..6).prop_map(|session| Step::Settle { session }),
         1 => (1i64..3).prop_map(|minutes| Step::Wait { minutes }),
@@ -612,7 +612,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 200,
+        cases: 1000,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -624,7 +624,12 @@ proptest! {
     fn windows_hold_and_refuse_only_what_does_not_fit(
         steps in prop::collection::vec(step(), 1..80),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // Two threads, so that blocks fetched in the background race with what follows.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(follow(steps))?;
     }
 }
@@ -709,6 +714,24 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
     prop_assert_eq!(shown[0], milli_day);
     prop_assert_eq!(used(&quota, Per::Minute, now_ms).await, minute);
     Ok(())
+}
+
+/// A block may be on its way while the limits that it was granted under are replaced.
+#[tokio::test]
+async fn a_block_asked_for_under_other_limits_is_given_back() {
+    let quota = quota(&Place::memory()).await;
+    let (old, new) = (per_day(1000), per_day(900));
+    let mut admission = quota.admit(request(&old)).await.unwrap();
+    let basis = admission
+        .meter
+        .basis(old.spending(NOW, admission.opening.milli_rate));
+    admission.set_limits(new);
+    let held = admission.meter.held();
+    let left = admission.meter.fill(100, &basis);
+    assert_eq!(left.map(|adjust| adjust.characters), Some(-100));
+    assert_eq!(admission.meter.held(), held);
+    assert!(!admission.meter.try_take(1, NOW));
+    settle(admission).await;
 }
 
 /// How long charging takes on the message path, the store's turns included.
