@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::ids::ClientId;
 use crate::usage::store::TokenKey;
-use crate::usage::window::{WINDOWS_KEPT, grant};
+use crate::usage::window::{FIRST_SHARE, WINDOWS_KEPT, grant};
 use crate::usage::{
     Adjust, Admit, Admitted, Characters, Charge, Heartbeat, Opening, Record, Reserve, Reserved,
     Settle, WindowKey,
@@ -115,17 +115,22 @@ fn hold(db: &Connection, session: &str, characters: i64) -> Result<()> {
     Ok(())
 }
 
-/// Live sessions of a client, those of dead processes left out.
-/// Live sessions of a client, counted no further than `most`: a client may have thousands, and this
-/// is asked with every block.
+/// Live sessions of a client, those of dead processes left out, counted no further than `most`: a
+/// client may have thousands, and this is asked with every block.
+///
+/// The rows are counted here and not by a `LIMIT` with a parameter, for which SQLite would prepare
+/// the statement anew each time.
 fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64, most: u64) -> Result<u64> {
-    db.prepare_cached(
-        "SELECT count(*) FROM (SELECT 1 FROM live WHERE client = ?1 AND (owner = ?2 OR owner IN \
-         (SELECT id FROM owners WHERE expires_ms > ?3)) LIMIT ?4)",
-    )?
-    .query_row(params![client.as_str(), owner, now_ms, int(most)], |row| {
-        row.get(0)
-    })
+    let mut statement = db.prepare_cached(
+        "SELECT 1 FROM live WHERE client = ?1 AND (owner = ?2 OR owner IN \
+         (SELECT id FROM owners WHERE expires_ms > ?3))",
+    )?;
+    let mut rows = statement.query(params![client.as_str(), owner, now_ms])?;
+    let mut live = 0;
+    while live < most && rows.next()?.is_some() {
+        live += 1;
+    }
+    Ok(live)
 }
 
 /// What is left is shared out among no more sessions than this.
@@ -168,7 +173,8 @@ pub(super) fn admit(db: &Connection, owner: &str, now_ms: i64, admit: &Admit) ->
             used: spent[index],
         });
     }
-    let ahead = grant(&admit.spending, &spent, live + 1, 0, admit.ahead).unwrap_or(0);
+    let sharers = (live + 1) * FIRST_SHARE;
+    let ahead = grant(&admit.spending, &spent, sharers, 0, admit.ahead).unwrap_or(0);
     spend(db, client, &admit.starts, 1)?;
     spend(db, client, &admit.spending, ahead)?;
     enter(db, owner, &admit.opening, ahead)?;

@@ -1,8 +1,10 @@
 //! The one thread that writes. What is waiting when it comes round goes into one transaction, so
-//! that many sessions share one commit; nobody is answered before the commit.
+//! that many sessions share one commit; nobody is answered before the commit. When requests come
+//! thick and fast, it lets some gather.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -14,6 +16,49 @@ const WAITING: usize = 8192;
 
 /// So many requests share a commit at most.
 const BATCH: usize = 256;
+
+/// A busy writer begins one commit in this time. A commit costs several times what a request in it
+/// does, and so does waking this thread.
+const PACE: Duration = Duration::from_millis(1);
+
+/// The writer is busy when more requests than this are to be expected within [`PACE`].
+const BUSY_REQUESTS: f64 = 2.0;
+
+/// How much of what was expected stays when the next commit shows what came.
+const MEMORY: f64 = 0.75;
+
+/// Follows how thick requests come.
+struct Pace {
+    /// When the last commit began.
+    begun: Instant,
+    /// How many requests came within [`PACE`] of late.
+    expected: f64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            expected: 0.0,
+        }
+    }
+
+    /// Lets more requests gather, if more are to be expected.
+    fn wait(&self) {
+        if self.expected > BUSY_REQUESTS {
+            std::thread::sleep(PACE.saturating_sub(self.begun.elapsed()));
+        }
+    }
+
+    /// A commit of so many requests begins.
+    fn begin(&mut self, n_requests: usize) {
+        let now = Instant::now();
+        let paces = (now - self.begun).as_secs_f64() / PACE.as_secs_f64();
+        self.expected =
+            MEMORY * self.expected + (1.0 - MEMORY) * n_requests as f64 / paces.max(1.0);
+        self.begun = now;
+    }
+}
 
 /// The sending end; the thread ends when all clones are gone.
 #[derive(Clone)]
@@ -139,6 +184,7 @@ where
 
 fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
     let mut undo: VecDeque<Box<dyn Job>> = VecDeque::new();
+    let mut pace = Pace::new();
     loop {
         let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
         batch.extend(undo.drain(..));
@@ -148,6 +194,7 @@ fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
                 Err(_) => return,
             }
         }
+        pace.wait();
         while batch.len() < BATCH
             && let Ok(job) = requests.try_recv()
         {
@@ -158,6 +205,7 @@ fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
         if batch.is_empty() {
             continue;
         }
+        pace.begin(batch.len());
         let failure = commit(connection, &mut batch).err().map(|error| {
             // The transaction may already be gone, as after a full disk.
             let _ = connection.execute_batch("ROLLBACK");
