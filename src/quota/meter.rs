@@ -45,9 +45,13 @@ struct Block {
 }
 
 impl Meter {
-    /// The first block of a session in characters. Each further one may be twice as large as the one
-    /// before: what a process that dies takes with it is in proportion to what its sessions spent.
-    pub(super) const FIRST_BLOCK: Characters = 64;
+    /// The first block of a session in characters: a few sentences. Each further one may be twice as
+    /// large as the one before: what a process that dies takes with it is in proportion to what its
+    /// sessions spent.
+    pub(super) const FIRST_BLOCK: Characters = 1024;
+
+    /// A block is to cover so many messages of the size that called for it.
+    const MESSAGES_AHEAD: u64 = 8;
 
     pub(super) fn new(live: Arc<LiveSession>) -> Self {
         Self {
@@ -84,9 +88,11 @@ impl Meter {
                 .is_ok()
     }
 
-    /// How many characters to reserve ahead, `most` at most.
-    pub(super) fn next_block(&self, most: Characters) -> Characters {
-        let next = self.next_block.load(Ordering::Relaxed).min(most);
+    /// How many characters to reserve ahead of a message of `characters`, `most` at most.
+    pub(super) fn next_block(&self, characters: Characters, most: Characters) -> Characters {
+        let several = characters.saturating_mul(Self::MESSAGES_AHEAD);
+        let next = self.next_block.load(Ordering::Relaxed);
+        let next = next.max(several).min(most);
         self.next_block
             .store(next.saturating_mul(2), Ordering::Relaxed);
         next

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Sums, Tally};
 use super::store::{Boxed, Store, TokenKey};
-use super::window::{Per, Unit, WINDOWS_KEPT, grant};
+use super::window::{FIRST_SHARE, Per, Unit, WINDOWS_KEPT, grant};
 use super::{
     Adjust, Admit, Admitted, Characters, Charge, Day, Heartbeat, Opening, Query, Record, Reserve,
     Reserved, Settle, UsageRow, WindowKey,
@@ -127,7 +127,8 @@ impl State {
                 used: spent[index],
             };
         }
-        let ahead = grant(&admit.spending, &spent, live + 1, 0, admit.ahead).unwrap_or(0);
+        let sharers = (live + 1) * FIRST_SHARE;
+        let ahead = grant(&admit.spending, &spent, sharers, 0, admit.ahead).unwrap_or(0);
         self.spend(client, &admit.starts, 1);
         self.spend(client, &admit.spending, ahead);
         self.enter(&admit.opening);

@@ -156,6 +156,10 @@ impl Charge {
 /// client together then hold about a thirty-second of it unspent, and near the limit nothing.
 pub(crate) const AHEAD_SHARE: u64 = 32;
 
+/// The first block of a session is smaller by this factor: of those that start one after another,
+/// the first would share with nobody yet.
+pub(crate) const FIRST_SHARE: u64 = 8;
+
 /// The most that any block may hold, so that no counter can overflow.
 const MOST: u64 = 1 << 40;
 

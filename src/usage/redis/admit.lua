@@ -7,7 +7,7 @@ local begun, _, short = look(q.client, q.starts, 1)
 if short then return { 3, short - 1, begun[short] } end
 local spent, least, spent_short = look(q.client, q.spending, 1)
 if spent_short and not q.even_if_spent then return { 4, spent_short - 1, spent[spent_short] } end
-local ahead = spare(least, 0, live + 1, q.ahead)
+local ahead = spare(least, 0, (live + 1) * q.first_share, q.ahead)
 spend(q.client, q.starts, 1)
 spend(q.client, q.spending, ahead)
 enter(q.client, q.session, q.record, ahead)

@@ -20,7 +20,7 @@ use self::connection::Link;
 pub(crate) use self::reader::RedisReader;
 use super::config::{Config, OpenError, RedisUrl};
 use super::store::{Boxed, Store, TokenKey};
-use super::window::{AHEAD_SHARE, WINDOWS_KEPT};
+use super::window::{AHEAD_SHARE, FIRST_SHARE, WINDOWS_KEPT};
 use super::{
     Adjust, Admit, Admitted, Characters, Charge, Heartbeat, Opening, Query, Record, Reserve,
     Reserved, Settle, StoreError, UsageRow, WallClock, WindowKey,
@@ -117,6 +117,7 @@ impl Redis {
         request["kept"] = WINDOWS_KEPT.into();
         request["keep"] = self.keep_s.into();
         request["share"] = AHEAD_SHARE.into();
+        request["first_share"] = FIRST_SHARE.into();
         let epoch = self.epoch.lock().clone();
         let mut connection = self.link.current()?;
         let answer = script
