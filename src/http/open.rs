@@ -1,5 +1,6 @@
 //! From a known client to an open upstream: what its plan allows, admission, the dial.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +37,44 @@ pub(super) struct Ready {
     pub(super) recorder: Option<Recorder>,
 }
 
+/// A dial that may begin before it is known whether it is wanted.
+struct Dial {
+    connecting: Pin<Box<dyn Future<Output = Result<Connected, ConnectError>> + Send>>,
+    connected: Option<Result<Connected, ConnectError>>,
+}
+
+impl Dial {
+    /// Nothing goes out before the first poll.
+    fn new(gateway: &Arc<Gateway>, path_and_query: String) -> Self {
+        let upstream = Arc::clone(&gateway.parts.upstream);
+        Self {
+            connecting: Box::pin(async move { upstream.connect(&path_and_query).await }),
+            connected: None,
+        }
+    }
+
+    /// Dials until `other` is done.
+    async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = std::pin::pin!(other);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut other => return done,
+                connected = &mut self.connecting, if self.connected.is_none() => {
+                    self.connected = Some(connected);
+                }
+            }
+        }
+    }
+
+    async fn finish(self) -> Result<Connected, ConnectError> {
+        match self.connected {
+            Some(connected) => connected,
+            None => self.connecting.await,
+        }
+    }
+}
+
 /// Why a client does not get its session.
 pub(super) enum Denied {
     /// By a rule of the relay.
@@ -65,10 +104,18 @@ pub(super) async fn open(
     let admitted = async {
         let plan = plan(gateway, ask, &identity, &mut wish)?;
         let dialogue_slot = dialogue_slot(gateway, ask)?;
-        let admission = admit(gateway, ask, &identity, &plan).await?;
-        Ok::<_, Refused>((plan, dialogue_slot, admission))
+        let path_and_query = path_and_query(ask, &plan);
+        let mut dial = Dial::new(gateway, path_and_query);
+        let admitting = admit(gateway, ask, &identity, &plan);
+        // Who has plenty left is let in while upstream is dialed; for anybody else nothing goes up
+        // before the leave is there.
+        let admission = match gateway.parts.quota.expects_room(&identity.client) {
+            true => dial.beside(admitting).await?,
+            false => admitting.await?,
+        };
+        Ok::<_, Refused>((plan, dialogue_slot, dial, admission))
     };
-    let (plan, dialogue_slot, admission) = match admitted.await {
+    let (plan, dialogue_slot, dial, admission) = match admitted.await {
         Ok(admitted) => admitted,
         Err(refused) => {
             let problem = refused.problem();
@@ -110,14 +157,8 @@ pub(super) async fn open(
         logs_text: gateway.parts.logs_text,
         ..Facts::default()
     };
-    let path = ask.endpoint.upstream_path(voice.as_ref());
-    let path_and_query = if query.is_empty() {
-        path.into_owned()
-    } else {
-        format!("{path}?{query}")
-    };
     let connected = tokio::select! {
-        connected = gateway.parts.upstream.connect(&path_and_query) => {
+        connected = dial.finish() => {
             connected.map_err(|error| denied(ask, error))
         }
         end = registration.live().ended() => Err(Denied::Ended(end)),
@@ -149,6 +190,15 @@ pub(super) async fn open(
             settle_unopened(registration, admission, &facts, &end, ask.started).await;
             Err(denied)
         }
+    }
+}
+
+/// What is asked of upstream.
+fn path_and_query(ask: &Ask, plan: &Plan) -> String {
+    let path = ask.endpoint.upstream_path(plan.voice.as_ref());
+    match plan.query.is_empty() {
+        true => path.into_owned(),
+        false => format!("{path}?{}", plan.query),
     }
 }
 

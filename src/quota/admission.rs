@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::client::Presence;
+use super::complete::Complete;
 use super::meter::{Basis, Meter};
 use super::{Inner, Limits, Refusal};
 use crate::usage::{Characters, LedgerRow, Opening, Outcome, Record};
@@ -195,10 +196,8 @@ impl Admission {
     pub async fn settle(mut self, row: LedgerRow) {
         self.settled = true;
         let record = self.charged_record(row, Outcome::Ended);
-        // On a task of its own, so that it happens even if the caller is dropped here.
-        let task = self.inner.runtime.spawn(self.finish(record));
-        // It can only fail by the runtime's shutdown, which nobody survives.
-        let _ = task.await;
+        // It happens even if the caller is dropped here.
+        Complete::new(self.finish(record), &self.inner.runtime).await;
     }
 
     /// What is charged at this moment.

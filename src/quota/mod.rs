@@ -7,6 +7,7 @@
 
 mod admission;
 mod client;
+mod complete;
 mod limits;
 mod meter;
 mod plan;
@@ -16,10 +17,12 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 pub use self::admission::{Admission, Reservation, Reserving};
 pub use self::limits::{InvalidPlan, Limits};
@@ -29,6 +32,7 @@ pub use self::refusal::Refusal;
 pub use self::subscription::{Subscription, User};
 
 use self::client::{Clients, Presence};
+use self::complete::Complete;
 use self::meter::{Basis, Meter};
 use crate::ids::{ClientId, SessionId};
 use crate::metrics::Counter;
@@ -42,6 +46,12 @@ const CALL_IN_POLL: Duration = Duration::from_millis(100);
 
 /// How long a session that found too little waits for them.
 const CALL_IN_WAIT: Duration = Duration::from_millis(200);
+
+/// So long a client is expected to have plenty left, once it was seen.
+const ROOMY_FOR: Duration = Duration::from_secs(60);
+
+/// So many of them are remembered.
+const MOST_ROOMY: usize = 10_000;
 
 /// What all clients may do. Cloning is cheap.
 #[derive(Clone)]
@@ -81,6 +91,7 @@ impl Quota {
             books,
             rates: ArcSwap::from_pointee(rates),
             clients: Arc::default(),
+            roomy: Mutex::default(),
             refusals: Default::default(),
             runtime: tokio::runtime::Handle::current(),
         });
@@ -113,14 +124,21 @@ impl Quota {
     /// The limit. The caller counts the refusal with [`note_refusal`](Self::note_refusal) and enters
     /// it with [`record_refused`](Self::record_refused).
     pub async fn admit(&self, request: AdmissionRequest) -> Result<Admission, Refusal> {
-        // On a task of its own: a caller that goes away between the store's answer and its arrival
-        // must not take the slot with it. What nobody takes is settled by being dropped.
+        // A caller that goes away between the store's answer and its arrival must not take the slot
+        // with it. What nobody takes is settled by being dropped.
         let inner = Arc::clone(&self.inner);
-        let admitting = self
-            .inner
-            .runtime
-            .spawn(async move { inner.admit(request).await });
-        admitting.await.unwrap_or(Err(Refusal::StoreUnavailable))
+        let admitting = async move { inner.admit(request).await };
+        Complete::new(admitting, &self.inner.runtime).await
+    }
+
+    /// Whether [`admit`](Self::admit) will most likely let this client in: a short while ago it had
+    /// plenty left. Only good for doing things early that can be undone.
+    #[must_use]
+    pub fn expects_room(&self, client: &ClientId) -> bool {
+        let roomy = self.inner.roomy.lock();
+        roomy
+            .get(client)
+            .is_some_and(|since| since.elapsed() < ROOMY_FOR)
     }
 
     /// Enters a refused session or request in the ledger, in the background.
@@ -170,6 +188,8 @@ struct Inner {
     books: Arc<Books>,
     rates: ArcSwap<Rates>,
     clients: Arc<Clients>,
+    /// Clients that had plenty left when they were last let in, and when that was.
+    roomy: Mutex<HashMap<ClientId, Instant>>,
     refusals: [Arc<Counter>; Refusal::LIMIT_NAMES.len()],
     runtime: tokio::runtime::Handle,
 }
@@ -234,7 +254,9 @@ impl Inner {
             even_if_spent: client.held() > 0,
             ahead: Meter::FIRST_BLOCK.min(cap.map_or(ahead, |cap| ahead.min(cap))),
         };
-        let (live, granted) = self.ask_leave(&client, &admit).await?;
+        let asked = self.ask_leave(&client, &admit).await;
+        self.note_room(&admit, &client, asked.as_ref().map(|(_, granted)| *granted));
+        let (live, granted) = asked?;
         let meter = Arc::new(Meter::new(live));
         meter.granted_ahead(granted);
         // A meter just made is not closed, so everything fits in.
@@ -252,6 +274,22 @@ impl Inner {
             charged: 0,
             settled: false,
         })
+    }
+
+    /// Remembers whether there was plenty: a whole block, and slots for twice as many sessions.
+    fn note_room(&self, admit: &Admit, client: &Presence, granted: Result<Characters, &Refusal>) {
+        let n_live = client.n_live() as u64 + 1;
+        let is_roomy = granted.is_ok_and(|granted| granted >= admit.ahead)
+            && n_live.saturating_mul(2) <= admit.max_concurrent;
+        let mut roomy = self.roomy.lock();
+        if !is_roomy {
+            roomy.remove(&client.id);
+            return;
+        }
+        if roomy.len() >= MOST_ROOMY {
+            roomy.clear();
+        }
+        roomy.insert(client.id.clone(), Instant::now());
     }
 
     async fn ask_leave(
@@ -447,7 +485,7 @@ impl Asking<'_> {
             client: self.client.id.clone(),
             charges: self.basis.charges.clone(),
             need,
-            ahead: self.meter.next_block(self.ahead),
+            ahead: self.meter.next_block(self.characters, self.ahead),
             adjust,
             call_in,
         };
@@ -476,7 +514,7 @@ impl Asking<'_> {
             client: self.client.id.clone(),
             charges: self.basis.charges.clone(),
             need: 0,
-            ahead: self.meter.next_block(self.ahead),
+            ahead: self.meter.next_block(0, self.ahead),
             adjust: Vec::new(),
             call_in: false,
         };

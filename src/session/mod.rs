@@ -83,7 +83,7 @@ pub struct Facts {
     pub format: String,
     /// Upstream's `x-trace-id`.
     pub trace_id: Option<String>,
-    /// From the client's request to the dial.
+    /// From the client's request to the leave to run it.
     pub admit_time: Duration,
     /// From the dial to upstream's 101.
     pub connect_time: Duration,

@@ -122,7 +122,9 @@ where
             now,
             last_message: now,
             client_close: None,
-            timer: Box::pin(tokio::time::sleep_until(now)),
+            // The first deadline of a usual session: a timer that has to be moved to an earlier
+            // time wakes the runtime.
+            timer: Box::pin(tokio::time::sleep_until(now + terms.timing.ping_interval)),
             terms,
         }
     }
