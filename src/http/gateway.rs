@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -64,6 +65,7 @@ pub struct Parts {
 pub struct Gateway {
     pub(super) parts: Parts,
     pub(super) plans: ArcSwap<Plans>,
+    rechecking: Mutex<()>,
     secrets: ArcSwap<Secrets>,
     pub(super) unauthenticated: Arc<Semaphore>,
     /// One permit for each session upstream on the dialogue sockets.
@@ -96,6 +98,7 @@ impl Gateway {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             plans: ArcSwap::from_pointee(parts.plans.clone()),
+            rechecking: Mutex::default(),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
             dialogue_slots: Arc::new(Semaphore::new(parts.max_dialogue_sessions)),
             lookups: Semaphore::new(MAX_LOOKUPS),
@@ -121,6 +124,8 @@ impl Gateway {
     /// Ends the live sessions whose token has been taken back, and puts the others under the
     /// limits of their plan.
     pub fn recheck(&self) {
+        // One at a time: an earlier one must not put old plans over those of a later one.
+        let _turn = self.rechecking.lock();
         let plans = self.plans.load();
         for live in self.parts.registry.all() {
             match self

@@ -17,7 +17,7 @@ pub(super) struct Meter {
     valid_until_ms: AtomicI64,
     /// The most to reserve ahead the next time.
     next_block: AtomicU64,
-    /// Below this a further block is fetched while the session goes on; half of the last block.
+    /// Below this a further block is fetched while the session goes on; a quarter of the last one.
     low_water: AtomicU64,
     refilling: AtomicBool,
     /// Taken by whoever adds to `held` or takes all of it; never on the message path.
@@ -48,7 +48,7 @@ impl Meter {
     /// The first block of a session in characters: a few sentences. Each further one may be twice as
     /// large as the one before: what a process that dies takes with it is in proportion to what its
     /// sessions spent.
-    pub(super) const FIRST_BLOCK: Characters = 1024;
+    pub(super) const FIRST_BLOCK: Characters = 2048;
 
     /// A block is to cover so many messages of the size that called for it.
     const MESSAGES_AHEAD: u64 = 8;
@@ -112,7 +112,7 @@ impl Meter {
     /// Notes how much was granted beyond the need. Near the limit that is nothing, and then nothing
     /// is fetched ahead either.
     pub(super) fn granted_ahead(&self, characters: Characters) {
-        self.low_water.store(characters / 2, Ordering::Relaxed);
+        self.low_water.store(characters / 4, Ordering::Relaxed);
     }
 
     /// Characters held and not spent.

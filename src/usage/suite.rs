@@ -824,6 +824,38 @@ async fn sqlite_says_in_one_line_why_it_cannot_be_opened() {
     assert!(error.to_string().contains("name another path"), "{error}");
 }
 
+/// Slots are counted by triggers that the first version did not have.
+#[tokio::test]
+async fn a_file_of_the_first_version_is_taken_over() {
+    let place = Place::sqlite();
+    let path = place.path();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(include_str!("sqlite/v1.sql")).unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+    let lost = opening(&client("anna"));
+    let record = serde_json::to_string(&Record::opened(&lost)).unwrap();
+    db.execute(
+        "INSERT INTO live VALUES (?1, 'anna', 'the dead', 30, ?2)",
+        [lost.session.to_string(), record],
+    )
+    .unwrap();
+    drop(db);
+    let books = place.open().await;
+    let rows = books.recent(10).await.unwrap();
+    assert_eq!(rows[0].session, lost.session.to_string());
+    assert_eq!(rows[0].outcome, Outcome::Lost);
+    // The dead session's slot is free: as many as allowed fit in, and no more.
+    for n in 0..3 {
+        let ask = Admit {
+            max_concurrent: 2,
+            ..admit(&opening(&client("anna")))
+        };
+        let (admitted, _) = books.admit(&ask).await.unwrap();
+        assert_eq!(matches!(admitted, Admitted::Busy { live: 2 }), n == 2);
+    }
+}
+
 #[tokio::test]
 async fn books_can_be_read_beside_a_running_relay() {
     for place in [Place::sqlite(), Place::redis()] {

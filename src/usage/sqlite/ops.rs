@@ -115,26 +115,14 @@ fn hold(db: &Connection, session: &str, characters: i64) -> Result<()> {
     Ok(())
 }
 
-/// Live sessions of a client, those of dead processes left out, counted no further than `most`: a
-/// client may have thousands, and this is asked with every block.
-///
-/// The rows are counted here and not by a `LIMIT` with a parameter, for which SQLite would prepare
-/// the statement anew each time.
-fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64, most: u64) -> Result<u64> {
-    let mut statement = db.prepare_cached(
-        "SELECT 1 FROM live WHERE client = ?1 AND (owner = ?2 OR owner IN \
+/// Live sessions of a client, those of dead processes left out.
+fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64) -> Result<u64> {
+    db.prepare_cached(
+        "SELECT coalesce(sum(live), 0) FROM slots WHERE client = ?1 AND (owner = ?2 OR owner IN \
          (SELECT id FROM owners WHERE expires_ms > ?3))",
-    )?;
-    let mut rows = statement.query(params![client.as_str(), owner, now_ms])?;
-    let mut live = 0;
-    while live < most && rows.next()?.is_some() {
-        live += 1;
-    }
-    Ok(live)
+    )?
+    .query_row(params![client.as_str(), owner, now_ms], |row| row.get(0))
 }
-
-/// What is left is shared out among no more sessions than this.
-const MOST_SHARERS: u64 = 256;
 
 fn enter(db: &Connection, owner: &str, opening: &Opening, reserved: Characters) -> Result<()> {
     let record = serde_json::to_string(&Record::opened(opening))
@@ -152,7 +140,7 @@ fn enter(db: &Connection, owner: &str, opening: &Opening, reserved: Characters) 
 
 pub(super) fn admit(db: &Connection, owner: &str, now_ms: i64, admit: &Admit) -> Result<Admitted> {
     let client = &admit.opening.client;
-    let live = n_live(db, client, owner, now_ms, admit.max_concurrent)?;
+    let live = n_live(db, client, owner, now_ms)?;
     if live >= admit.max_concurrent {
         return Ok(Admitted::Busy { live });
     }
@@ -190,7 +178,7 @@ pub(super) fn reserve(
     let client = &reserve.client;
     give_back(db, client, &reserve.adjust)?;
     let used = used_by(db, client, &reserve.charges)?;
-    let live = n_live(db, client, owner, now_ms, MOST_SHARERS)?;
+    let live = n_live(db, client, owner, now_ms)?;
     match grant(&reserve.charges, &used, live, reserve.need, reserve.ahead) {
         Ok(granted) => {
             spend(db, client, &reserve.charges, granted)?;

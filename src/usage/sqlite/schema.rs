@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 /// Step `n` takes a file from version `n` to `n + 1`; `PRAGMA user_version` holds the version.
 /// Steps are never changed once released, only followed by others.
-const MIGRATIONS: [&str; 1] = [include_str!("v1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("v1.sql"), include_str!("v2.sql")];
 
 /// The version this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();

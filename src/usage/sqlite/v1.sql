@@ -23,6 +23,7 @@ CREATE TABLE live (
     record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX live_by_client ON live (client);
+CREATE INDEX live_by_owner ON live (owner);
 
 -- The ledger. Times are Unix milliseconds.
 CREATE TABLE ledger (
