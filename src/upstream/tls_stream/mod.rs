@@ -20,12 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use records::Records;
 
-/// The buffer of a thread. A quarter of it, at the least, is room for one read: rustls takes no
-/// handshake message above 64 KiB, and no more than such a message is ever kept.
+/// The buffer of a thread: what a connection has kept, and one read behind it.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// The least that one read has room for: a record of the longest kind, whatever the caller has room
-/// for.
+/// The least and the most that one read has room for: a record of the longest kind, whatever the
+/// caller has room for, and two messages of audio. Room for more made no difference.
 const MIN_READ_BYTES: usize = 17 * 1024;
+const MAX_READ_BYTES: usize = 128 * 1024;
 /// The most that one write takes: four records.
 const MAX_WRITE_BYTES: usize = 64 * 1024;
 
@@ -89,7 +89,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     ) -> Poll<io::Result<()>> {
         with_buffer(|buffer| {
             let n_kept = self.records.kept().len();
-            let n_room = plain.remaining().max(MIN_READ_BYTES);
+            // Records are longer than what is in them, so little is decrypted that has no room.
+            let n_room = plain.remaining().saturating_sub(n_kept);
+            let n_room = n_room.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
             let end = (n_kept + n_room).min(buffer.len());
             let mut read = ReadBuf::new(&mut buffer[n_kept..end]);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;

@@ -4,14 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 
-use rustls::ClientConfig;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus, WriteTraffic,
 };
+use rustls::{ClientConfig, InvalidMessage};
 use tokio::io::ReadBuf;
 
+/// The most that is kept of what is not whole: the longest handshake message that rustls takes, and a
+/// record of the longest kind.
+const MAX_KEPT_BYTES: usize = (64 + 17) * 1024;
 /// The largest `close_notify` under any cipher suite, with room to spare.
 const MAX_ALERT_BYTES: usize = 256;
 
@@ -81,6 +84,9 @@ impl Records {
             }
         };
         let rest = &bytes[n_used..];
+        if rest.len() > MAX_KEPT_BYTES {
+            self.incoming = Incoming::Failed(InvalidMessage::HandshakePayloadTooLarge.into());
+        }
         if rest.is_empty() || !matches!(self.incoming, Incoming::Open) {
             self.kept = Vec::new();
         } else {

@@ -175,7 +175,7 @@ async fn a_caller_with_little_room_gets_everything() {
 #[tokio::test]
 async fn one_read_takes_all_the_records_there_are() {
     let (mut client, mut server) = pair().await;
-    let sent = some_bytes(150_000);
+    let sent = some_bytes(100_000);
     server.write_all(&sent).await.unwrap();
     server.flush().await.unwrap();
     let mut buffer = vec![0; 256 * 1024];
@@ -352,6 +352,20 @@ async fn a_server_that_does_not_speak_tls_fails_the_handshake() {
     let (near, far) = duplex(ROOM);
     drop(far);
     assert!(Ends::new(TLS13).dial(near, 3).await.is_err());
+}
+
+#[tokio::test]
+async fn a_message_that_never_becomes_whole_is_not_kept_for_ever() {
+    let (near, mut far) = duplex(ROOM);
+    // The head of a ServerHello of 64 KiB, then its body a byte a record.
+    far.write_all(&[22, 3, 3, 0, 4, 2, 0, 0xff, 0xff])
+        .await
+        .unwrap();
+    far.write_all(&[22, 3, 3, 0, 1, 0].repeat(20_000))
+        .await
+        .unwrap();
+    let error = Ends::new(TLS13).dial(near, 1000).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
 #[tokio::test]
