@@ -135,7 +135,7 @@ impl Records {
     /// Moves the records that are due onto the end of `out`.
     pub(super) fn take_due(&mut self, out: &mut Vec<u8>) {
         if !self.due.is_empty() {
-            out.append(&mut std::mem::take(&mut self.due));
+            out.extend_from_slice(&std::mem::take(&mut self.due));
         }
     }
 

@@ -31,12 +31,10 @@ impl AsyncRead for Chopped {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut part = buf.take(self.most);
+        let mut room = vec![0; self.most.min(buf.remaining())];
+        let mut part = ReadBuf::new(&mut room);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
-        let n_read = part.filled().len();
-        let part = part.filled().to_vec();
-        // What `take` lent is filled and initialized, but counted only there.
-        buf.put_slice(&part[..n_read]);
+        buf.put_slice(part.filled());
         Poll::Ready(Ok(()))
     }
 }
