@@ -10,10 +10,9 @@ use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tower::{Service, ServiceExt};
 
-use super::read_ahead::ReadAhead;
+use super::tls_stream::TlsStream;
 use super::{BaseUrl, Stream};
 
 /// Which step towards a connection failed.
@@ -35,7 +34,7 @@ pub(super) struct Dialer {
     origin: Uri,
     tcp: HttpConnector,
     proxy: Option<Tunnel<HttpConnector>>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl Dialer {
@@ -68,7 +67,7 @@ impl Dialer {
         let tls = tls.map(|config| {
             let name = ServerName::try_from(base_url.host().to_owned())
                 .expect("a URL's host is a server name");
-            (TlsConnector::from(config), name)
+            (config, name)
         });
         Self {
             origin,
@@ -90,8 +89,7 @@ impl Dialer {
         };
         match &self.tls {
             None => Ok(Stream::Plain(tcp)),
-            Some((connector, name)) => connector
-                .connect(name.clone(), ReadAhead::new(tcp))
+            Some((config, name)) => TlsStream::connect(Arc::clone(config), name.clone(), tcp)
                 .await
                 .map(|stream| Stream::Tls(Box::new(stream)))
                 .map_err(|error| DialError::Tls(describe(&error))),

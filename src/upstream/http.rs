@@ -251,7 +251,7 @@ impl Service<Uri> for Connector {
 impl Connection for Stream {
     fn connected(&self) -> Connected {
         match self {
-            Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            Stream::Tls(stream) if stream.alpn_protocol() == Some(b"h2") => {
                 Connected::new().negotiated_h2()
             }
             Stream::Tls(_) | Stream::Plain(_) => Connected::new(),

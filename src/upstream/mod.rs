@@ -6,9 +6,9 @@ mod dial;
 mod handshake;
 mod http;
 mod pool;
-mod read_ahead;
 mod stream;
 mod tls;
+mod tls_stream;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -264,3 +264,6 @@ fn is_quiet(stream: &mut Stream) -> bool {
     let polled: Poll<io::Result<()>> = Pin::new(stream).poll_read(&mut cx, &mut buffer);
     polled.is_pending()
 }
+
+#[cfg(test)]
+mod tests;

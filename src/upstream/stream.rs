@@ -6,9 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
-use super::read_ahead::ReadAhead;
+use super::tls_stream::TlsStream;
 
 /// A TCP connection with TCP_NODELAY set, plain or under the TLS of `T`.
 #[derive(Debug)]
@@ -20,7 +19,7 @@ pub enum MaybeTls<T> {
 }
 
 /// A connection to upstream.
-pub type Stream = MaybeTls<TlsStream<ReadAhead>>;
+pub type Stream = MaybeTls<TlsStream<TcpStream>>;
 
 impl<T: AsyncRead + Unpin> AsyncRead for MaybeTls<T> {
     fn poll_read(

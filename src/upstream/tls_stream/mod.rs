@@ -1,0 +1,230 @@
+//! A TLS client over any byte stream that costs little while bytes flow and next to nothing while
+//! none do.
+//!
+//! rustls' own stream takes 4 KiB at a time and keeps what its buffers have grown to. This one reads
+//! as much as there is into a buffer of the thread, has every whole record of it decrypted there,
+//! and owns memory only for what has to wait: the start of a record, bytes that the caller had no
+//! room for, records that the socket had no room for.
+
+mod records;
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use records::Records;
+
+/// The buffer of a thread: what a connection has kept, and one read behind it.
+const BUFFER_BYTES: usize = 256 * 1024;
+/// The least and the most that one read has room for: a record of the longest kind, whatever the
+/// caller has room for, and two messages of audio. Room for more made no difference.
+const MIN_READ_BYTES: usize = 17 * 1024;
+const MAX_READ_BYTES: usize = 128 * 1024;
+/// The most that one write takes: four records.
+const MAX_WRITE_BYTES: usize = 64 * 1024;
+
+/// One end of a TLS connection, with the handshake behind it. As with any buffering stream, what
+/// was written is on its way only once it was flushed.
+pub struct TlsStream<T> {
+    stream: T,
+    records: Records,
+    /// Encrypted bytes that the socket had no room for.
+    out: Vec<u8>,
+    out_written: usize,
+    close_sent: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
+    /// Shakes hands as `config` says with whom `name` names.
+    ///
+    /// # Errors
+    /// What the stream fails with; [`io::ErrorKind::UnexpectedEof`] where it ends;
+    /// [`io::ErrorKind::InvalidData`] around the [`rustls::Error`] where TLS fails.
+    pub(super) async fn connect(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        stream: T,
+    ) -> io::Result<Self> {
+        let mut tls = Self {
+            stream,
+            records: Records::new(config, name)?,
+            out: Vec::new(),
+            out_written: 0,
+            close_sent: false,
+        };
+        std::future::poll_fn(|cx| tls.poll_handshake(cx)).await?;
+        Ok(tls)
+    }
+
+    /// The protocol that both ends agreed on (ALPN), if they spoke of any.
+    pub(super) fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.records.alpn_protocol()
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let end = self.records.poll_end()?;
+            ready!(Pin::new(&mut *self).poll_flush(cx))?;
+            if !self.records.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if end.is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            ready!(self.poll_receive(cx, &mut ReadBuf::new(&mut [])))?;
+        }
+    }
+
+    /// Reads once, and decrypts what is whole then; ready with the end of the stream as well.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        with_buffer(|buffer| {
+            let n_kept = self.records.kept().len();
+            // Records are longer than what is in them, so little is decrypted that has no room.
+            let n_room = plain.remaining().saturating_sub(n_kept);
+            let n_room = n_room.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
+            let end = (n_kept + n_room).min(buffer.len());
+            let mut read = ReadBuf::new(&mut buffer[n_kept..end]);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            let n_read = read.filled().len();
+            if n_read == 0 {
+                self.records.end();
+                return Poll::Ready(Ok(()));
+            }
+            self.records.receive(&mut buffer[..n_kept + n_read], plain);
+            if self.records.has_failed() {
+                // The peer is told why, if there is room; the error itself is what matters.
+                self.records.take_due(&mut self.out);
+                let _ = self.poll_write_out(cx);
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Ready when the stream has taken every record there is.
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.out_written < self.out.len() {
+            let rest = &self.out[self.out_written..];
+            let n_written = ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?;
+            if n_written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.out_written += n_written;
+        }
+        self.out = Vec::new();
+        self.out_written = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
+    /// Fills `buf` with all that one read brings. An error comes behind the bytes before it; the end
+    /// of the stream without a `close_notify` is one (RFC 8446 section 6.1).
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let n_filled = buf.filled().len();
+        while buf.remaining() > 0 {
+            if this.records.take_plain(buf) || buf.filled().len() > n_filled {
+                break;
+            }
+            if this.records.poll_end()?.is_ready() {
+                break;
+            }
+            ready!(this.poll_receive(cx, buf))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.records.take_due(&mut this.out);
+        ready!(this.poll_write_out(cx))?;
+        if this.close_sent {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let plain = &buf[..buf.len().min(MAX_WRITE_BYTES)];
+        with_buffer(|buffer| {
+            let n_encrypted = this.records.encrypt(plain, buffer)?;
+            let mut rest = &buffer[..n_encrypted];
+            while !rest.is_empty() {
+                match Pin::new(&mut this.stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    Poll::Ready(Ok(n_written)) => rest = &rest[n_written..],
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            this.out.extend_from_slice(rest);
+            Poll::Ready(Ok(plain.len()))
+        })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.records.take_due(&mut this.out);
+        ready!(this.poll_write_out(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
+    }
+
+    /// Sends a `close_notify` behind what was written, then closes the stream below.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.close_sent {
+            this.close_sent = true;
+            this.records.close(&mut this.out);
+        }
+        ready!(this.poll_write_out(cx))?;
+        match ready!(Pin::new(&mut this.stream).poll_shutdown(cx)) {
+            // The peer has closed it already.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for TlsStream<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lends the buffer of this thread.
+fn with_buffer<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
+    thread_local! {
+        static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    // Taken rather than borrowed: where one such stream runs over another, each has its own.
+    let mut buffer = BUFFER.take();
+    if buffer.is_empty() {
+        buffer = vec![0; BUFFER_BYTES];
+    }
+    let result = work(&mut buffer);
+    BUFFER.set(buffer);
+    result
+}
+
+#[cfg(test)]
+mod tests;
