@@ -4,6 +4,7 @@
 mod bucket;
 mod end;
 mod farewell;
+mod intake;
 mod ledger;
 mod leg;
 mod opening;
@@ -241,7 +242,7 @@ where
                     carry,
                     ..
                 } = &mut remains.client;
-                farewell::leave(stream, reader, carry, parting, &timing).await;
+                farewell::leave(stream, reader, &mut carry.bytes, parting, &timing).await;
             }
         };
         tokio::join!(upstream_left, client_left);
