@@ -57,10 +57,10 @@ pub(super) struct Relay<C, U> {
     pub(super) client: Leg<C>,
     pub(super) upstream: Leg<U>,
     pub(super) tap: Tap,
-    pub(super) recorder: Option<Recorder>,
+    pub(super) recorder: Option<Box<Recorder>>,
     pub(super) admission: Admission,
     live: Arc<Live>,
-    terms: Terms,
+    pub(super) terms: Terms,
     up: up::Up,
     pub(super) down: down::Down,
     messages: Bucket,
@@ -76,7 +76,8 @@ pub(super) struct Relay<C, U> {
 /// How many frames a client may send for each message it may send: fragments and pings.
 const FRAMES_PER_MESSAGE: u32 = 20;
 
-/// A message that waits for its characters to be reserved.
+/// A message that waits for its characters to be reserved. Boxed where it is held, as is everything
+/// of size that most sessions have not got most of the time.
 struct Waiting {
     /// The frame to be written once they are.
     frame: Vec<u8>,
@@ -114,7 +115,7 @@ where
             client,
             upstream,
             tap,
-            recorder,
+            recorder: recorder.map(Box::new),
             admission,
             live,
             up: up::Up::default(),

@@ -32,7 +32,7 @@ pub(in super::super) struct Down {
     /// Their payload.
     assembled: Vec<u8>,
     /// A message too large to be held.
-    passing: Option<Passing>,
+    passing: Option<Box<Passing>>,
 }
 
 struct Passing {
@@ -253,12 +253,12 @@ where
                     recorder.piece(&head);
                 }
                 head.truncate(HEAD_BYTES);
-                *passing = Some(Passing {
+                *passing = Some(Box::new(Passing {
                     frame_left,
                     frame_fin,
                     message_bytes,
                     head,
-                });
+                }));
             }
         }
         self.write_down(cx, &held)?;

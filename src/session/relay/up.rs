@@ -18,7 +18,7 @@ use crate::quota::Refusal;
 pub(super) struct Up {
     /// The payload of a message whose last fragment has not come.
     assembled: Vec<u8>,
-    waiting: Option<Waiting>,
+    waiting: Option<Box<Waiting>>,
     has_spoken: bool,
     /// Whether the client has ended its text; audio goes on.
     pub(super) text_ended: bool,
@@ -69,7 +69,7 @@ where
             characters,
             recorded,
             ..
-        } = self.up.waiting.take().expect("it was there a line above");
+        } = *self.up.waiting.take().expect("it was there a line above");
         if let Err(refusal) = self.admission.apply(reserved) {
             self.tap.refused(characters);
             return Poll::Ready(Err(SessionEnd::Refused(Problem::from(&refusal))));
@@ -231,12 +231,12 @@ where
                     (None, frame) => frame.unwrap_or_default().to_vec(),
                 };
                 let reserving = self.admission.reserve(characters);
-                self.up.waiting = Some(Waiting {
+                self.up.waiting = Some(Box::new(Waiting {
                     frame,
                     characters,
                     recorded,
                     reserving,
-                });
+                }));
                 Ok(())
             }
         }
