@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tokio_util::io::poll_read_buf;
 
 use super::Peer;
+use super::intake::Carry;
 use crate::frame::{Opcode, Reader, random_mask, write_close, write_frame};
 use crate::ids::Side;
 
@@ -23,11 +23,8 @@ pub(super) struct Leg<S> {
     side: Side,
     /// Follows what this peer sends.
     pub(super) reader: Reader,
-    /// Bytes of this peer that have been read but not taken: the start of a frame, or what stood
-    /// behind a message that has to wait.
-    pub(super) carry: Vec<u8>,
-    /// How many bytes `carry` must hold before there is anything to take; 0 when there is now.
-    pub(super) carry_needs: usize,
+    /// Bytes of this peer that have been read but not dealt with.
+    pub(super) carry: Carry,
     /// What this peer's socket had no room for. While it is not empty, the other side is not read.
     out: Vec<u8>,
     out_written: usize,
@@ -53,8 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             stream: peer.stream,
             side,
             reader,
-            carry: peer.read_ahead,
-            carry_needs: 0,
+            carry: Carry::new(peer.read_ahead),
             out: Vec::new(),
             out_written: 0,
             needs_flush: false,
@@ -64,47 +60,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             ping_at: now + ping_interval,
             ping_interval,
         }
-    }
-
-    /// Reads what is there, as much as fits: several TLS records in one go, one packet's worth of
-    /// plain bytes. `Ok(0)` is the end of the stream; so is an error behind bytes, at the next call.
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let before = buffer.filled().len();
-        loop {
-            let filled = buffer.filled().len();
-            let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-            let n_read = buffer.filled().len() - filled;
-            match polled {
-                Poll::Ready(Ok(())) if n_read > 0 && buffer.remaining() > 0 => {}
-                Poll::Ready(Err(error)) if filled == before => return Poll::Ready(Err(error)),
-                Poll::Pending if filled == before => return Poll::Pending,
-                _ => return Poll::Ready(Ok(buffer.filled().len() - before)),
-            }
-        }
-    }
-
-    /// The same onto the end of `bytes`, into the room that has been made there.
-    pub(super) fn poll_read_onto(
-        &mut self,
-        cx: &mut Context<'_>,
-        bytes: &mut Vec<u8>,
-    ) -> Poll<io::Result<usize>> {
-        let before = bytes.len();
-        while bytes.len() < bytes.capacity() {
-            match poll_read_buf(Pin::new(&mut self.stream), cx, bytes) {
-                Poll::Ready(Ok(n_read)) if n_read > 0 => {}
-                Poll::Ready(Err(error)) if bytes.len() == before => {
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending if bytes.len() == before => return Poll::Pending,
-                _ => break,
-            }
-        }
-        Poll::Ready(Ok(bytes.len() - before))
     }
 
     /// Writes `bytes` behind whatever waits; what the socket has no room for waits too.

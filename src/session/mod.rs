@@ -4,6 +4,7 @@
 mod bucket;
 mod end;
 mod farewell;
+mod intake;
 mod ledger;
 mod leg;
 mod opening;
@@ -143,21 +144,27 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     /// Relays to the end: frames, farewell, ledger.
-    pub async fn run(self) {
+    ///
+    /// Not an `async fn`: that would keep room for `self` besides what has been made of it, in every
+    /// session for as long as it lasts.
+    pub fn run(self) -> impl Future<Output = ()> {
         let Self {
+            client,
+            upstream,
+            terms,
+            admission,
             registration,
             facts,
-            started,
             metrics,
-            ..
+            started,
+            recorder,
         } = self;
-        let timing = self.terms.timing.clone();
         let live = Arc::clone(registration.live());
         let now = Instant::now();
-        let client_reader = Reader::whole(Side::Client, self.terms.limits.max_message_bytes as u64);
+        let client_reader = Reader::whole(Side::Client, terms.limits.max_message_bytes as u64);
         let upstream_reader = Reader::new(
             Side::Upstream,
-            self.terms.max_upstream_message_bytes,
+            terms.max_upstream_message_bytes,
             relay::MAX_HELD_BYTES,
         );
         let tap = Tap::new(
@@ -167,48 +174,45 @@ where
             OutputFormat::parse(&facts.format),
             facts.logs_text,
         );
-        let _live_gauges = metrics.enter_session(live.identity.client.as_str());
+        let live_gauges = metrics.enter_session(live.identity.client.as_str());
         metrics
             .sessions_started
             .with([live.endpoint.as_str()])
             .inc();
         metrics.upstream_connect.observe(facts.connect_time);
+        let ping_interval = terms.timing.ping_interval;
         let mut relay = Relay::new(
+            Leg::new(client, Side::Client, client_reader, ping_interval, now),
             Leg::new(
-                self.client,
-                Side::Client,
-                client_reader,
-                timing.ping_interval,
-                now,
-            ),
-            Leg::new(
-                self.upstream,
+                upstream,
                 Side::Upstream,
                 upstream_reader,
-                timing.ping_interval,
+                ping_interval,
                 now,
             ),
-            self.terms,
-            self.admission,
-            Arc::clone(&live),
+            terms,
+            admission,
+            live,
             tap,
-            self.recorder,
+            recorder,
         );
-        let end = relay.run().await;
-        if let Some(recorder) = relay.recorder.take() {
-            recorder.finish(&end);
+        async move {
+            let end = relay.run().await;
+            if let Some(recorder) = relay.recorder.take() {
+                recorder.finish(&end);
+            }
+            // What is left to do is allocated only now: most of a session's life is the line above.
+            Box::pin(Self::finish(
+                relay,
+                end,
+                registration,
+                facts,
+                metrics,
+                started,
+            ))
+            .await;
+            drop(live_gauges);
         }
-        // What is left to do is allocated only now: most of a session's life is the line above.
-        Box::pin(Self::finish(
-            relay,
-            end,
-            registration,
-            facts,
-            metrics,
-            started,
-            timing,
-        ))
-        .await;
     }
 
     async fn finish(
@@ -218,9 +222,9 @@ where
         facts: Facts,
         metrics: Arc<Metrics>,
         started: Instant,
-        timing: Timing,
     ) {
         let live = Arc::clone(registration.live());
+        let timing = relay.terms.timing.clone();
         let mut remains = relay.into_remains(&end);
         ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
         ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
@@ -241,7 +245,7 @@ where
                     carry,
                     ..
                 } = &mut remains.client;
-                farewell::leave(stream, reader, carry, parting, &timing).await;
+                farewell::leave(stream, reader, &mut carry.bytes, parting, &timing).await;
             }
         };
         tokio::join!(upstream_left, client_left);

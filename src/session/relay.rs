@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::bucket::Bucket;
 use super::farewell::Parting;
+use super::intake::Intake;
 use super::leg::Leg;
 use super::recorder::Recorder;
-use super::scratch::{READ_BYTES, with_read_buffer};
 use super::tap::Tap;
 use super::{Live, SessionEnd, Timing};
 use crate::auth::Narrowing;
@@ -57,10 +57,10 @@ pub(super) struct Relay<C, U> {
     pub(super) client: Leg<C>,
     pub(super) upstream: Leg<U>,
     pub(super) tap: Tap,
-    pub(super) recorder: Option<Recorder>,
+    pub(super) recorder: Option<Box<Recorder>>,
     pub(super) admission: Admission,
     live: Arc<Live>,
-    terms: Terms,
+    pub(super) terms: Terms,
     up: up::Up,
     pub(super) down: down::Down,
     messages: Bucket,
@@ -76,7 +76,8 @@ pub(super) struct Relay<C, U> {
 /// How many frames a client may send for each message it may send: fragments and pings.
 const FRAMES_PER_MESSAGE: u32 = 20;
 
-/// A message that waits for its characters to be reserved.
+/// A message that waits for its characters to be reserved. Boxed where it is held, as is everything
+/// of size that most sessions have not got most of the time.
 struct Waiting {
     /// The frame to be written once they are.
     frame: Vec<u8>,
@@ -114,7 +115,7 @@ where
             client,
             upstream,
             tap,
-            recorder,
+            recorder: recorder.map(Box::new),
             admission,
             live,
             up: up::Up::default(),
@@ -288,76 +289,38 @@ where
         next
     }
 
-    /// Reads from `leg` (which is one of `self`'s), hands what there is to `take`, and keeps what
-    /// `take` leaves. Ready when there is nothing to read; `Ok` when `take` should be asked again.
-    fn poll_side(&mut self, cx: &mut Context<'_>, side: Side) -> Poll<Result<(), SessionEnd>> {
-        let mut carry = std::mem::take(self.carry(side));
-        if *self.carry_needs(side) == 0 && !carry.is_empty() {
-            let taken = self.take(cx, side, &carry);
-            return Poll::Ready(self.keep(side, carry, taken));
-        }
-        if carry.is_empty() {
-            return with_read_buffer(|buffer| {
-                let mut buffer = ReadBuf::new(buffer);
-                ready!(self.poll_read(cx, side, &mut buffer))?;
-                let bytes = buffer.filled();
-                Poll::Ready(match self.take(cx, side, bytes) {
-                    Ok(Taken { consumed, needs }) => {
-                        if consumed < bytes.len() {
-                            *self.carry(side) = bytes[consumed..].to_vec();
-                        }
-                        *self.carry_needs(side) = needs;
-                        Ok(())
-                    }
-                    Err(end) => Err(end),
-                })
-            });
-        }
-        let needs = *self.carry_needs(side);
-        carry.reserve_exact(needs.saturating_sub(carry.len()).clamp(512, READ_BYTES));
-        let polled = match side {
-            Side::Client => self.client.poll_read_onto(cx, &mut carry),
-            Side::Upstream => self.upstream.poll_read_onto(cx, &mut carry),
-        };
-        let Poll::Ready(read) = polled else {
-            *self.carry(side) = carry;
-            return Poll::Pending;
-        };
-        self.heard(side, read)?;
-        if carry.len() < needs {
-            *self.carry(side) = carry;
-            return Poll::Ready(Ok(()));
-        }
-        let taken = self.take(cx, side, &carry);
-        Poll::Ready(self.keep(side, carry, taken))
-    }
-
-    fn keep(
-        &mut self,
-        side: Side,
-        mut carry: Vec<u8>,
-        taken: Result<Taken, SessionEnd>,
-    ) -> Result<(), SessionEnd> {
-        let Taken { consumed, needs } = taken?;
-        if consumed < carry.len() {
-            carry.drain(..consumed);
-            *self.carry(side) = carry;
-        }
-        *self.carry_needs(side) = needs;
-        Ok(())
-    }
-
-    fn poll_read(
+    /// Reads from `side`, unless `intake` has something to deal with already, and deals with it.
+    /// Pending when there is nothing to read; `Ok` when there may be more to do.
+    fn poll_side(
         &mut self,
         cx: &mut Context<'_>,
         side: Side,
-        buffer: &mut ReadBuf<'_>,
+        intake: &mut Intake<'_>,
     ) -> Poll<Result<(), SessionEnd>> {
-        let read = match side {
-            Side::Client => ready!(self.client.poll_read(cx, buffer)),
-            Side::Upstream => ready!(self.upstream.poll_read(cx, buffer)),
+        if !intake.is_ready() {
+            let read = match side {
+                Side::Client => ready!(intake.poll_read(cx, &mut self.client.stream)),
+                Side::Upstream => ready!(intake.poll_read(cx, &mut self.upstream.stream)),
+            };
+            self.heard(side, read)?;
+            if !intake.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let taken = match side {
+            Side::Client => self.take_from_client(cx, intake.bytes()),
+            Side::Upstream => self.take_from_upstream(cx, intake.bytes()),
         };
-        Poll::Ready(self.heard(side, read))
+        Poll::Ready(match taken {
+            Ok(Taken { consumed, needs }) => {
+                intake.consume(consumed, needs);
+                Ok(())
+            }
+            Err(end) => {
+                intake.clear();
+                Err(end)
+            }
+        })
     }
 
     /// Takes bytes for a sign of life, and their end for the end.
@@ -408,32 +371,6 @@ where
             tap: self.tap,
             admission: self.admission,
             parting,
-        }
-    }
-
-    fn take(
-        &mut self,
-        cx: &mut Context<'_>,
-        side: Side,
-        bytes: &[u8],
-    ) -> Result<Taken, SessionEnd> {
-        match side {
-            Side::Client => self.take_from_client(cx, bytes),
-            Side::Upstream => self.take_from_upstream(cx, bytes),
-        }
-    }
-
-    fn carry(&mut self, side: Side) -> &mut Vec<u8> {
-        match side {
-            Side::Client => &mut self.client.carry,
-            Side::Upstream => &mut self.upstream.carry,
-        }
-    }
-
-    fn carry_needs(&mut self, side: Side) -> &mut usize {
-        match side {
-            Side::Client => &mut self.client.carry_needs,
-            Side::Upstream => &mut self.upstream.carry_needs,
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 
-/// What one read takes at the most. Large enough for several audio messages, so that few of them are
-/// cut by its end and have to be copied; small enough for the processor's second-level cache.
-pub(super) const READ_BYTES: usize = 256 * 1024;
+/// What one read takes at the most: eight messages of 64 KiB with their headers, so that few of them
+/// are cut by its end; small enough for the processor's second-level cache. What of it is never
+/// written to takes no memory.
+pub(super) const READ_BYTES: usize = 8 * (64 + 1) * 1024;
 
 thread_local! {
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());

@@ -316,6 +316,8 @@ impl Tap {
                 self.contexts.remove(0);
             }
             let name = name.map(Box::from);
+            // Most sessions have one.
+            self.contexts.reserve_exact(1);
             self.contexts.push(Context {
                 name,
                 characters: 0,

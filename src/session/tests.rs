@@ -160,8 +160,16 @@ async fn stage_recorded(
     change: impl FnOnce(&mut Terms, &mut Limits),
     recordings: Option<&Recordings>,
 ) -> Stage {
-    let (client, client_far) = duplex(SOCKET_BYTES);
-    let (upstream, upstream_far) = duplex(SOCKET_BYTES);
+    stage_over(SOCKET_BYTES, change, recordings).await
+}
+
+async fn stage_over(
+    socket_bytes: usize,
+    change: impl FnOnce(&mut Terms, &mut Limits),
+    recordings: Option<&Recordings>,
+) -> Stage {
+    let (client, client_far) = duplex(socket_bytes);
+    let (upstream, upstream_far) = duplex(socket_bytes);
     let identity = Directory::open()
         .identify(None, IpAddr::V4(Ipv4Addr::LOCALHOST), SystemTime::now())
         .await
@@ -578,6 +586,78 @@ async fn a_message_of_16_mib_comes_down_unchanged() {
     let (_upstream, text) = sender.await.unwrap();
     assert!(seen == text);
     assert_eq!(client.hear().await, Heard::Close(Some(1000), String::new()));
+}
+
+/// An audio message whose frame is `n_bytes` long, and says which of several it is.
+fn audio_of(n_bytes: usize, index: usize) -> String {
+    let header = if n_bytes > 65_535 + 10 { 10 } else { 4 };
+    let start = format!(r#"{{"audio":"{index:04}"#);
+    let end = r#""}"#;
+    let filler = "A".repeat(n_bytes - header - start.len() - end.len());
+    format!("{start}{filler}{end}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_come_down_unchanged_wherever_a_read_cuts_them() {
+    // With 1 to 14 bytes left of the first read, the second frame is cut in its header or behind it.
+    for left in [0, 1, 2, 3, 4, 9, 10, 11, 14] {
+        let sizes = [
+            65_546,
+            scratch::READ_BYTES - 65_546 - left,
+            65_546,
+            500,
+            // Longer than the buffer, but held.
+            900_000,
+            65_546,
+            scratch::READ_BYTES,
+            scratch::READ_BYTES + 1,
+            300,
+        ];
+        let texts: Vec<_> = (0..).zip(sizes).map(|(i, n)| audio_of(n, i)).collect();
+        let mut bytes = Vec::new();
+        for text in &texts {
+            write_frame(&mut bytes, Opcode::Text, text.as_bytes(), None);
+        }
+        write_close(&mut bytes, Some(1000), "", None);
+        // All at once; and with a pause in the middle of every frame.
+        for piece_len in [bytes.len(), 70_001, 16_384] {
+            let mut stage = stage_over(1 << 23, |_, _| {}, None).await;
+            for piece in bytes.chunks(piece_len) {
+                stage.upstream.stream.write_all(piece).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for text in &texts {
+                assert!(stage.client.hear().await == Heard::Text(text.clone()));
+            }
+            assert_eq!(
+                stage.client.hear().await,
+                Heard::Close(Some(1000), String::new())
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_may_close_while_half_a_message_is_on_its_way() {
+    let mut stage = stage().await;
+    let mut frame = Vec::new();
+    write_frame(
+        &mut frame,
+        Opcode::Text,
+        audio_of(40_000, 0).as_bytes(),
+        None,
+    );
+    stage
+        .upstream
+        .stream
+        .write_all(&frame[..20_000])
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stage.client.close(1000, "bye").await;
+    let bye = Heard::Close(Some(1000), "bye".to_owned());
+    assert_eq!(stage.upstream.hear().await, bye);
+    assert_eq!(stage.client.hear().await, bye);
 }
 
 /// Messages that are held, that go on as they come, and that wait for their characters.

@@ -32,6 +32,11 @@ fn both_legs_send_small_frames_at_once() {
                     socket.tcp_nodelay().unwrap(),
                     "Nagle is on towards the {leg}"
                 );
+                if leg == "client" {
+                    // Nothing is paced on the way to a client on the same machine.
+                    let congestion = socket.tcp_congestion().unwrap();
+                    assert!(congestion.starts_with(b"reno"), "{congestion:?}");
+                }
                 legs.insert(leg);
             }
         }

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::SessionEnd;
+use super::super::intake::Intake;
+use super::super::scratch::with_read_buffer;
 use super::{Relay, Taken};
 use crate::frame::{Close, Fault, Opcode, Step, write_frame};
 use crate::ids::Side;
@@ -30,7 +32,7 @@ pub(in super::super) struct Down {
     /// Their payload.
     assembled: Vec<u8>,
     /// A message too large to be held.
-    passing: Option<Passing>,
+    passing: Option<Box<Passing>>,
 }
 
 struct Passing {
@@ -62,6 +64,19 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     pub(super) fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        with_read_buffer(|buffer| {
+            let mut intake = std::mem::take(&mut self.upstream.carry).resume(buffer);
+            let polled = self.poll_down_through(cx, &mut intake);
+            self.upstream.carry = intake.into_carry();
+            polled
+        })
+    }
+
+    fn poll_down_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        intake: &mut Intake<'_>,
+    ) -> Poll<SessionEnd> {
         loop {
             let was_stalled = self.client.is_stalled();
             let drained = ready!(self.client.poll_drain(cx, self.now));
@@ -75,7 +90,7 @@ where
             if let Err(end) = self.pay_pongs(cx) {
                 return Poll::Ready(end);
             }
-            if let Err(end) = ready!(self.poll_side(cx, Side::Upstream)) {
+            if let Err(end) = ready!(self.poll_side(cx, Side::Upstream, intake)) {
                 return Poll::Ready(end);
             }
         }
@@ -238,12 +253,12 @@ where
                     recorder.piece(&head);
                 }
                 head.truncate(HEAD_BYTES);
-                *passing = Some(Passing {
+                *passing = Some(Box::new(Passing {
                     frame_left,
                     frame_fin,
                     message_bytes,
                     head,
-                });
+                }));
             }
         }
         self.write_down(cx, &held)?;

@@ -5,7 +5,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::SessionEnd;
-use super::super::scratch::with_unmasked;
+use super::super::intake::Intake;
+use super::super::scratch::{with_read_buffer, with_unmasked};
 use super::{Relay, Taken, Waiting, is_data};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
 use crate::ids::{Side, VoiceId};
@@ -17,7 +18,7 @@ use crate::quota::Refusal;
 pub(super) struct Up {
     /// The payload of a message whose last fragment has not come.
     assembled: Vec<u8>,
-    waiting: Option<Waiting>,
+    waiting: Option<Box<Waiting>>,
     has_spoken: bool,
     /// Whether the client has ended its text; audio goes on.
     pub(super) text_ended: bool,
@@ -31,6 +32,19 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     pub(super) fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        with_read_buffer(|buffer| {
+            let mut intake = std::mem::take(&mut self.client.carry).resume(buffer);
+            let polled = self.poll_up_through(cx, &mut intake);
+            self.client.carry = intake.into_carry();
+            polled
+        })
+    }
+
+    fn poll_up_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        intake: &mut Intake<'_>,
+    ) -> Poll<SessionEnd> {
         loop {
             if let Err(end) = ready!(self.poll_waiting(cx)) {
                 return Poll::Ready(end);
@@ -38,7 +52,7 @@ where
             if !self.up.is_cut && ready!(self.upstream.poll_drain(cx, self.now)).is_err() {
                 self.up.is_cut = true;
             }
-            if let Err(end) = ready!(self.poll_side(cx, Side::Client)) {
+            if let Err(end) = ready!(self.poll_side(cx, Side::Client, intake)) {
                 return Poll::Ready(end);
             }
         }
@@ -55,7 +69,7 @@ where
             characters,
             recorded,
             ..
-        } = self.up.waiting.take().expect("it was there a line above");
+        } = *self.up.waiting.take().expect("it was there a line above");
         if let Err(refusal) = self.admission.apply(reserved) {
             self.tap.refused(characters);
             return Poll::Ready(Err(SessionEnd::Refused(Problem::from(&refusal))));
@@ -217,12 +231,12 @@ where
                     (None, frame) => frame.unwrap_or_default().to_vec(),
                 };
                 let reserving = self.admission.reserve(characters);
-                self.up.waiting = Some(Waiting {
+                self.up.waiting = Some(Box::new(Waiting {
                     frame,
                     characters,
                     recorded,
                     reserving,
-                });
+                }));
                 Ok(())
             }
         }
