@@ -93,7 +93,7 @@ fn prepare(stream: &TcpStream, remote: SocketAddr) -> io::Result<()> {
     if remote.ip().to_canonical().is_loopback() {
         // There is no network to be congested on the way to a client on this machine. Where BBR is
         // the system's choice, it would pace such a client all the same: one timer for every
-        // 64 KB, at a third of all the processor time that it takes to forward them. Reno does not
+        // 64 KB, at up to a third of the processor time that it takes to forward them. Reno does not
         // pace and is part of every kernel; one that knows no choice keeps what it has.
         let _ = socket.set_tcp_congestion(b"reno");
     }
