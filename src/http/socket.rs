@@ -5,6 +5,7 @@
 //! which can never read the status of a failed upgrade: it gets the 101 first, and a refusal as
 //! error frame and close, as ElevenLabs itself does it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -73,7 +74,8 @@ pub(super) async fn answer(
                 tokio::spawn(relay_upgraded(
                     gateway,
                     on_upgrade,
-                    ready,
+                    // Boxed, so that the task keeps no room for it once the session has it.
+                    Box::new(ready),
                     ask.started,
                     place,
                 ));
@@ -106,7 +108,7 @@ pub(super) async fn answer(
         // On a task of its own, so that nothing of the waiting is kept once frames flow.
         if let Some((peer, ready)) = set_up(&gateway, &ask, credential, unauthenticated, peer).await
         {
-            tokio::spawn(relay(gateway, peer, ready, ask.started, place));
+            tokio::spawn(relay(gateway, peer, Box::new(ready), ask.started, place));
         }
     });
     upgrade.accept(offered.has_ours, None)
@@ -212,7 +214,7 @@ pub(super) async fn identify(
 async fn relay_upgraded(
     gateway: Arc<Gateway>,
     on_upgrade: OnUpgrade,
-    ready: Ready,
+    ready: Box<Ready>,
     started: Instant,
     place: Place,
 ) {
@@ -225,9 +227,25 @@ async fn relay_upgraded(
 async fn relay(
     gateway: Arc<Gateway>,
     client: Peer<ClientStream>,
-    ready: Ready,
+    ready: Box<Ready>,
     started: Instant,
     place: Place,
+) {
+    // Made in a function of its own: what is moved on from here would still have its room in this
+    // future.
+    let (session, dialogue_slot) = session(gateway, client, ready, started);
+    session.await;
+    drop((place, dialogue_slot));
+}
+
+fn session(
+    gateway: Arc<Gateway>,
+    client: Peer<ClientStream>,
+    ready: Box<Ready>,
+    started: Instant,
+) -> (
+    Pin<Box<impl Future<Output = ()> + Send>>,
+    Option<OwnedSemaphorePermit>,
 ) {
     let Ready {
         connected,
@@ -237,13 +255,11 @@ async fn relay(
         facts,
         dialogue_slot,
         recorder,
-    } = ready;
+    } = *ready;
     let upstream = Peer {
         stream: connected.stream,
         read_ahead: connected.read_ahead,
     };
-    let metrics = Arc::clone(&gateway.parts.metrics);
-    drop(gateway);
     let session = Session {
         client,
         upstream,
@@ -251,13 +267,11 @@ async fn relay(
         admission,
         registration,
         facts,
-        metrics,
+        metrics: Arc::clone(&gateway.parts.metrics),
         started,
         recorder,
     };
-    // Boxed, so that the session is not held twice: as parts and as a whole.
-    Box::pin(session.run()).await;
-    drop((place, dialogue_slot));
+    (Box::pin(session.run()), dialogue_slot)
 }
 
 /// The client's byte stream, once hyper has written the 101.
