@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::address::ConnectionBuckets;
+use super::pulse::Pulse;
 use super::{CallerRules, Config};
 use crate::auth::{self, AuthError, Directory, Identity};
 use crate::ids::{SessionId, VoiceId};
@@ -73,6 +74,7 @@ pub struct Gateway {
     /// One permit for each of upstream's lists that may be held in memory.
     pub(super) lookups: Semaphore,
     pub(super) connections: ConnectionBuckets,
+    pub(super) pulse: Pulse,
     sockets: AtomicUsize,
     sockets_closed: Notify,
     draining: AtomicBool,
@@ -108,6 +110,7 @@ impl Gateway {
                 std::time::Instant::now(),
             ),
             secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
+            pulse: Pulse::default(),
             sockets: AtomicUsize::new(0),
             sockets_closed: Notify::new(),
             draining: AtomicBool::new(false),

@@ -36,12 +36,17 @@ pub async fn serve_clients(
     stopped: CancellationToken,
 ) {
     let header_timeout = gateway.parts.config.header_timeout;
-    let app = router(gateway);
+    let app = router(Arc::clone(&gateway));
+    let ticking = tokio::spawn({
+        let gateway = Arc::clone(&gateway);
+        async move { gateway.pulse.keep().await }
+    });
     loop {
         let accepted = tokio::select! {
-            () = stopped.cancelled() => return,
+            () = stopped.cancelled() => break ticking.abort(),
             accepted = accept(&listener) => accepted,
         };
+        gateway.pulse.beat();
         let (stream, remote) = accepted;
         let app = app.clone();
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());

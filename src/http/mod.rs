@@ -16,6 +16,7 @@ mod lookup;
 mod open;
 mod operator;
 mod origin;
+mod pulse;
 mod refusal;
 mod refused;
 mod socket;

@@ -59,6 +59,9 @@ pub struct PoolCounts {
 
 /// How fast the memory of past starts fades.
 const RATE_HALF_LIFE: Duration = Duration::from_secs(10);
+/// What was taken is replaced so much later: the dial would hold up the upgrade of the session that
+/// took it.
+const REPLACE_AFTER: Duration = Duration::from_millis(3);
 /// How often ready connections are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after a failed dial, doubled up to the longest.
@@ -80,7 +83,7 @@ pub(super) struct Pool {
 struct State {
     ready: VecDeque<Ready>,
     rate: Rate,
-    /// How long the last dial took: what has to be bridged.
+    /// How long the last replacement took: what has to be bridged.
     dial_time: Duration,
 }
 
@@ -157,7 +160,10 @@ impl Pool {
             let n_missing = self.prune();
             if n_missing == 0 {
                 // Whatever is taken or dies in between is found at the next look.
-                let _ = tokio::time::timeout(CHECK_INTERVAL, self.taken.notified()).await;
+                let taken = tokio::time::timeout(CHECK_INTERVAL, self.taken.notified());
+                if taken.await.is_ok() {
+                    tokio::time::sleep(REPLACE_AFTER).await;
+                }
                 continue;
             }
             let dials = (0..n_missing).map(|_| self.add_one());
@@ -204,7 +210,7 @@ impl Pool {
             return false;
         };
         let mut state = self.state.lock();
-        state.dial_time = started.elapsed();
+        state.dial_time = REPLACE_AFTER + started.elapsed();
         state.ready.push_back(Ready {
             stream,
             since: Instant::now(),
@@ -238,7 +244,7 @@ impl Rate {
         self.last = now;
     }
 
-    /// Twice the starts that fall into the time of one dial, and one for the next caller.
+    /// Twice the starts that fall into the time of one replacement, and one for the next caller.
     fn wanted(&mut self, now: Instant, dial_time: Duration) -> usize {
         self.fade(now);
         let during_a_dial = self.per_second * dial_time.as_secs_f64() * 2.0;

@@ -254,16 +254,32 @@ impl Books {
         }
     }
 
-    /// Enters a row and frees the session's slot; if the store is down, as soon as it is back.
-    pub(crate) async fn settle(&self, settle: Settle) {
-        let done = self
-            .call(Operation::Settle, || self.store.settle(&settle))
-            .await;
-        if let Some(session) = SessionId::parse(&settle.record.session) {
+    /// Enters a row and frees the session's slot; if the store is down, as soon as it is back. A
+    /// store of this process alone is not waited for: whatever is asked next comes behind it.
+    pub(crate) async fn settle(self: &Arc<Self>, settle: Settle) {
+        let session = SessionId::parse(&settle.record.session);
+        let settle = Arc::new(settle);
+        let in_turn = self.is_up() && {
+            let (books, kept) = (Arc::downgrade(self), Arc::clone(&settle));
+            let failed = move |error: &StoreError| {
+                if let Some(books) = books.upgrade() {
+                    books.counters.failed(Operation::Settle);
+                    books.fail(Operation::Settle, error);
+                    books.enqueue(Arc::unwrap_or_clone(kept));
+                }
+            };
+            self.store.settle_in_turn(&settle, Box::new(failed))
+        };
+        let is_done = in_turn
+            || self
+                .call(Operation::Settle, || self.store.settle(&settle))
+                .await
+                .is_ok();
+        if let Some(session) = session {
             self.live.lock().remove(&session);
         }
-        if done.is_err() {
-            self.enqueue(settle);
+        if !is_done {
+            self.enqueue(Arc::unwrap_or_clone(settle));
         }
     }
 

@@ -166,6 +166,9 @@ impl fmt::Debug for TokenKey {
     }
 }
 
+/// Told why a settlement was not entered.
+pub type SettleFailed = Box<dyn FnOnce(&StoreError) + Send>;
+
 /// Counters, slots and the ledger, for one process among several.
 pub trait Store: Send + Sync + 'static {
     /// Takes a slot, counts the start, enters the session as live, reserves characters ahead.
@@ -179,6 +182,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Enters a ledger row and frees the session's slot.
     fn settle<'a>(&'a self, settle: &'a Settle) -> Boxed<'a, ()>;
+
+    /// The same without an answer, behind all that this process has asked before and ahead of all
+    /// that it asks from now on; `failed` is called if it does not come to it. Whether the store
+    /// works like that, and has room.
+    fn settle_in_turn(&self, settle: &Arc<Settle>, failed: SettleFailed) -> bool {
+        let _ = (settle, failed);
+        false
+    }
 
     /// What the counters show.
     fn used<'a>(&'a self, client: &'a ClientId, keys: &'a [WindowKey]) -> Boxed<'a, Vec<u64>>;

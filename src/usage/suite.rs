@@ -868,6 +868,8 @@ async fn books_can_be_read_beside_a_running_relay() {
                 adjust: Vec::new(),
             })
             .await;
+        // A settlement is written a moment after it is accepted; the books themselves wait for it.
+        assert_eq!(books.recent(1).await.unwrap().len(), 1);
         let reader = open_reader(&place.config).await.unwrap();
         assert_eq!(
             reader.usage(&Query::default()).await.unwrap()[0].characters,

@@ -20,7 +20,7 @@ use self::checkpoint::{Checkpoints, WRITER_PAGES};
 use self::schema::SchemaError;
 use self::writer::Writer;
 use super::config::OpenError;
-use super::store::{Boxed, Store, TokenKey};
+use super::store::{Boxed, SettleFailed, Store, TokenKey};
 use super::{
     Adjust, Admit, Admitted, Characters, Heartbeat, Opening, Query, Record, Reserve, Reserved,
     Settle, StoreError, Synchronous, UsageRow, WallClock, WindowKey,
@@ -110,6 +110,9 @@ impl Sqlite {
     ) -> Boxed<'_, T> {
         let reader = self.reader.clone();
         Box::pin(async move {
+            // What this process has ended is to be seen; a file that is locked can be read all the
+            // same.
+            let _ = tokio::time::timeout(BUSY, self.writer.catch_up()).await;
             let done = tokio::task::spawn_blocking(move || work(&reader.lock())).await;
             done.map_err(|error| StoreError::Unavailable(error.to_string()))?
                 .map_err(|error| StoreError::Unavailable(error.to_string()))
@@ -294,6 +297,12 @@ impl Store for Sqlite {
     fn settle<'a>(&'a self, settle: &'a Settle) -> Boxed<'a, ()> {
         let settle = settle.clone();
         self.write(move |db| ops::settle(db, &settle))
+    }
+
+    fn settle_in_turn(&self, settle: &Arc<Settle>, failed: SettleFailed) -> bool {
+        let settle = Arc::clone(settle);
+        self.writer
+            .run_unattended(move |db| ops::settle(db, &settle), failed)
     }
 
     fn used<'a>(&'a self, client: &'a ClientId, keys: &'a [WindowKey]) -> Boxed<'a, Vec<u64>> {

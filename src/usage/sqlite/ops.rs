@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::ids::ClientId;
+use crate::ids::{ClientId, SessionId};
 use crate::usage::store::TokenKey;
 use crate::usage::window::{FIRST_SHARE, WINDOWS_KEPT, grant};
 use crate::usage::{
@@ -106,6 +106,14 @@ pub(super) fn give_back(db: &Connection, client: &ClientId, adjust: &[Adjust]) -
         hold(db, &adjust.session.to_string(), adjust.characters)?;
     }
     Ok(())
+}
+
+/// The same for a session that is not live any more.
+fn give_back_last(db: &Connection, client: &ClientId, adjust: &Adjust) -> Result<()> {
+    adjust
+        .amounts
+        .iter()
+        .try_for_each(|(key, amount)| add(db, client, *key, *amount))
 }
 
 /// Adds to what a live session has reserved.
@@ -301,10 +309,16 @@ pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
     if !write(db, record)? && !correct(db, record)? {
         return Ok(());
     }
-    match ClientId::parse(&record.client) {
-        Ok(client) => give_back(db, &client, &settle.adjust),
-        Err(_) => Ok(()),
-    }
+    let Ok(client) = ClientId::parse(&record.client) else {
+        return Ok(());
+    };
+    settle
+        .adjust
+        .iter()
+        .try_for_each(|adjust| match SessionId::parse(&record.session) {
+            Some(own) if own == adjust.session => give_back_last(db, &client, adjust),
+            _ => give_back(db, &client, std::slice::from_ref(adjust)),
+        })
 }
 
 /// Renews the lease; `expired` when another process has meanwhile taken this one for dead.

@@ -2,7 +2,8 @@
 //! that many sessions share one commit; nobody is answered before the commit. When requests come
 //! thick and fast, it lets some gather.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,80 @@ const BUSY_REQUESTS: f64 = 2.0;
 
 /// How much of what was expected stays when the next commit shows what came.
 const MEMORY: f64 = 0.75;
+
+/// The sending end; the thread ends with it, once all is written.
+pub(super) struct Writer {
+    requests: SyncSender<Box<dyn Job>>,
+    /// Requests that nobody waits for and that are not done.
+    unattended: Arc<AtomicUsize>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
+        let (requests, receiver) = sync_channel(WAITING);
+        std::thread::Builder::new()
+            .name("usage-writer".to_owned())
+            .spawn(move || run(&connection, &receiver))?;
+        Ok(Self {
+            requests,
+            unattended: Arc::default(),
+        })
+    }
+
+    /// Runs `work` in a transaction. When the answer is no longer awaited by the time the
+    /// transaction is committed, `undo` runs in the next one.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        undo: impl FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Request {
+            work: Some(work),
+            undo,
+            value: None,
+            reply,
+        };
+        self.requests
+            .try_send(Box::new(job))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => unavailable("too many requests wait for the file"),
+                TrySendError::Disconnected(_) => unavailable("the writer has stopped"),
+            })?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(unavailable("the writer has stopped")))
+    }
+
+    /// Runs `work` in a transaction behind all that was asked before; if that fails, `failed`.
+    /// Whether there was room for it.
+    pub(super) fn run_unattended(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+        failed: impl FnOnce(&StoreError) + Send + 'static,
+    ) -> bool {
+        self.unattended.fetch_add(1, Ordering::Relaxed);
+        let job = Unattended {
+            work: Some(work),
+            failed,
+            count: Arc::clone(&self.unattended),
+        };
+        let sent = self.requests.try_send(Box::new(job)).is_ok();
+        if !sent {
+            self.unattended.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// Returns when what nobody waits for has been done, as far as it has been asked.
+    pub(super) async fn catch_up(&self) {
+        if self.unattended.load(Ordering::Acquire) > 0 {
+            // A failure concerns those whose requests they are.
+            let _ = self.run(|_| Ok(()), |_, ()| Ok(())).await;
+        }
+    }
+}
 
 /// Follows how thick requests come.
 struct Pace {
@@ -60,53 +135,13 @@ impl Pace {
     }
 }
 
-/// The sending end; the thread ends when all clones are gone.
-#[derive(Clone)]
-pub(super) struct Writer(SyncSender<Box<dyn Job>>);
-
-impl Writer {
-    /// Starts the thread.
-    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(WAITING);
-        std::thread::Builder::new()
-            .name("usage-writer".to_owned())
-            .spawn(move || run(&connection, &receiver))?;
-        Ok(Self(sender))
-    }
-
-    /// Runs `work` in a transaction. When the answer is no longer awaited by the time the
-    /// transaction is committed, `undo` runs in the next one.
-    pub(super) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-        undo: impl FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let job = Request {
-            work: Some(work),
-            undo,
-            value: None,
-            reply,
-        };
-        self.0
-            .try_send(Box::new(job))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => unavailable("too many requests wait for the file"),
-                TrySendError::Disconnected(_) => unavailable("the writer has stopped"),
-            })?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(unavailable("the writer has stopped")))
-    }
-}
-
 fn unavailable(why: &str) -> StoreError {
     StoreError::Unavailable(why.to_owned())
 }
 
 trait Job: Send {
-    /// Whether anybody still waits for the answer.
-    fn is_awaited(&self) -> bool;
+    /// Whether it is still to be done: somebody waits for the answer, or nobody ever did.
+    fn is_wanted(&self) -> bool;
     /// Does the work inside the open transaction.
     fn work(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     /// Answers; what the next transaction has to undo comes back.
@@ -126,7 +161,7 @@ where
     W: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
 {
-    fn is_awaited(&self) -> bool {
+    fn is_wanted(&self) -> bool {
         !self.reply.is_closed()
     }
 
@@ -166,7 +201,7 @@ where
     T: Send + 'static,
     U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
 {
-    fn is_awaited(&self) -> bool {
+    fn is_wanted(&self) -> bool {
         true
     }
 
@@ -182,12 +217,42 @@ where
     }
 }
 
+struct Unattended<W, F> {
+    work: Option<W>,
+    failed: F,
+    count: Arc<AtomicUsize>,
+}
+
+impl<W, F> Job for Unattended<W, F>
+where
+    W: FnOnce(&Connection) -> rusqlite::Result<()> + Send,
+    F: FnOnce(&StoreError) + Send,
+{
+    fn is_wanted(&self) -> bool {
+        true
+    }
+
+    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        match self.work.take() {
+            Some(work) => work(connection),
+            None => Ok(()),
+        }
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&StoreError>) -> Option<Box<dyn Job>> {
+        if let Some(error) = failure {
+            (self.failed)(error);
+        }
+        self.count.fetch_sub(1, Ordering::Release);
+        None
+    }
+}
+
 fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
-    let mut undo: VecDeque<Box<dyn Job>> = VecDeque::new();
+    let mut undo: Vec<Box<dyn Job>> = Vec::new();
     let mut pace = Pace::new();
     loop {
-        let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
-        batch.extend(undo.drain(..));
+        let mut batch = std::mem::take(&mut undo);
         if batch.is_empty() {
             match requests.recv() {
                 Ok(job) => batch.push(job),
@@ -201,7 +266,7 @@ fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
             batch.push(job);
         }
         // Whoever has given up has been told so; doing it now would only strand what it reserves.
-        batch.retain(|job| job.is_awaited());
+        batch.retain(|job| job.is_wanted());
         if batch.is_empty() {
             continue;
         }
@@ -220,9 +285,10 @@ fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
 }
 
 fn commit(connection: &Connection, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     for job in batch {
         job.work(connection)?;
     }
-    connection.execute_batch("COMMIT")
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
 }
