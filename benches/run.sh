@@ -210,6 +210,7 @@ about() {
 machine: ${cpu:-$(uname -m)}, $(nproc) cores, $memory$(grep -q hypervisor /proc/cpuinfo && echo ", virtual")
 system: $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r)
 files: $(ulimit -n)
+congestion: $(cat /proc/sys/net/ipv4/tcp_congestion_control)
 relay: $("$RELAY" --version 2>/dev/null || echo none)$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null | sed 's/^/ at /')
 rustc: $(rustc --version)
 others: $(versions)
