@@ -81,7 +81,7 @@ pub(super) enum Denied {
     Problem(Problem),
     /// By upstream's HTTP answer, which a server-side client gets as it is.
     Upstream(Refusal),
-    /// The session was ended while it was being set up.
+    /// The session was ended while it was being set up, by the operator or by its client.
     Ended(SessionEnd),
 }
 
@@ -94,11 +94,13 @@ struct Plan {
     wish: Wish,
 }
 
-/// Admits a known client and opens its upstream. Whatever comes of it stands in the ledger.
+/// Admits a known client and opens its upstream, unless the client has `gone` before. Whatever comes
+/// of it stands in the ledger.
 pub(super) async fn open(
     gateway: &Arc<Gateway>,
     ask: &Ask,
     identity: Identity,
+    gone: impl Future<Output = SessionEnd>,
 ) -> Result<Ready, Denied> {
     let mut wish = Wish::default();
     let admitted = async {
@@ -162,6 +164,7 @@ pub(super) async fn open(
             connected.map_err(|error| denied(ask, error))
         }
         end = registration.live().ended() => Err(Denied::Ended(end)),
+        end = gone => Err(Denied::Ended(end)),
     };
     match connected {
         Ok(connected) => {

@@ -53,7 +53,8 @@ pub(super) async fn answer(
     let offered = subprotocols(&head.headers);
     if let Some(credential) = protocol::header_credential(&head.headers) {
         let ready = match identify(&gateway, &ask, Some(&credential)).await {
-            Ok(identity) => open(&gateway, &ask, identity).await,
+            // hyper drops all of this when such a client goes.
+            Ok(identity) => open(&gateway, &ask, identity, std::future::pending()).await,
             Err(problem) => {
                 let code = problem.status;
                 refused::note(
@@ -151,12 +152,9 @@ async fn set_up(
         if let Ok(limits) = gateway.limits(&identity) {
             opening.set_max_message_bytes(limits.max_message_bytes as u64);
         }
-        tokio::select! {
-            ready = open(gateway, ask, identity) => {
-                ready.map_err(|denied| denied.end(gateway))
-            }
-            end = opening.gone() => Err(end),
-        }
+        open(gateway, ask, identity, opening.gone())
+            .await
+            .map_err(|denied| denied.end(gateway))
     }
     .await;
     match result {

@@ -55,16 +55,55 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
         }
     }
 
-    /// Keeps reading until the client is gone, as far as there is room; for the time in which
-    /// upstream is dialed.
+    /// Keeps reading until the client has gone or closed, as far as there is room; for the time in
+    /// which upstream is dialed.
     pub async fn gone(&mut self) -> SessionEnd {
         let room = usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX);
-        while self.bytes.len() < room {
+        loop {
+            if let Err(end) = self.look_for_close() {
+                return end;
+            }
+            if self.bytes.len() >= room {
+                return std::future::pending().await;
+            }
             if let Err(end) = self.read().await {
                 return end;
             }
         }
-        std::future::pending().await
+    }
+
+    /// Passes over frames that are for the relay, up to a close frame.
+    fn look_for_close(&mut self) -> Result<(), SessionEnd> {
+        loop {
+            let bytes = &self.bytes[self.n_seen..];
+            let frame = match self.reader.step(bytes).map_err(faulty)? {
+                Step::Need(_) => return Ok(()),
+                Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
+                Step::Frame(frame) => frame,
+            };
+            let key = frame
+                .mask
+                .expect("the reader refuses a client frame without a mask");
+            let mut payload = Vec::new();
+            unmask_onto(&mut payload, &bytes[frame.payload.clone()], key);
+            match frame.opcode {
+                Opcode::Close => {
+                    let close = Close::parse(&payload).map_err(faulty)?;
+                    return Err(SessionEnd::Closed {
+                        by: Side::Client,
+                        close,
+                    });
+                }
+                opcode if opcode.is_control() => {}
+                _ => {
+                    let is_text = self.reader.payload(&payload, frame.fin).map_err(faulty)?;
+                    if frame.fin {
+                        self.is_text.get_or_insert(is_text);
+                    }
+                }
+            }
+            self.n_seen += frame.len;
+        }
     }
 
     /// Accepts larger messages, once the client is known.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::frame::{CLOSE, Frame};
 use crate::support::http::Request;
+use crate::support::relay::TOKEN;
 use crate::support::{Event, PATH, PROMPTLY, Peer, TestRelay, Upstream, session};
 
 #[test]
@@ -186,6 +187,29 @@ fn a_client_that_vanishes_during_the_dial_leaves_nothing_behind() {
         other => panic!("the relay stays at upstream: {other:?}"),
     }
     relay.wait_until_idle();
+}
+
+#[test]
+fn a_client_that_closes_during_the_dial_is_answered_and_upstream_is_left() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let mut client = Peer::dial(relay.address);
+    client.write(&Request::upgrade(PATH).encode());
+    client.expect_upgraded();
+    let credential = format!(r#"{{"text":" ","xi_api_key":"{TOKEN}"}}"#);
+    client.say(&credential);
+    // Has been dialed, and does not answer.
+    let mut conn = upstream.next();
+    client.say(r#"{"text":"never mind "}"#);
+    client.send(Frame::close(1000, "changed my mind"));
+    client.expect_close(1000);
+    match conn.wire().event_within(PROMPTLY) {
+        Some(Event::Eof | Event::Reset) => {}
+        other => panic!("the relay stays at upstream: {other:?}"),
+    }
+    relay.wait_until_idle();
+    let summary = relay.expect_log("a summary", |line| line["message"] == "session ended");
+    assert_eq!(summary["ending"], "client_closed");
 }
 
 #[test]
