@@ -28,6 +28,10 @@ const RECOVERY_DEADLINE: Duration = Duration::from_secs(2);
 /// How long it may take over a report, which no session waits for.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long the end of the process may wait for a store that has failed: as long as another program
+/// may hold a file. Rows that are not written by then are entered as lost by the next start.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(6);
+
 /// How often a store that is down is tried.
 const PROBE: Duration = Duration::from_millis(250);
 
@@ -382,11 +386,29 @@ impl Books {
         self.report(self.store.revoked()).await
     }
 
-    /// Writes what waits and ends this process's lease. Call it when all sessions are settled.
+    /// Writes what waits and ends this process's lease. Call it when all sessions are settled. A
+    /// store that has failed is waited for a while, if there are rows for it.
     pub async fn close(&self) {
-        self.write_waiting().await;
+        let closing = async {
+            loop {
+                if self.is_up() {
+                    self.write_waiting().await;
+                    // It comes behind the settlements that nobody has waited for; those that fail
+                    // wait as rows by then.
+                    let answer = self.store.close();
+                    let closed = self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, answer);
+                    if let Err(error) = closed.await {
+                        self.fail(Operation::Heartbeat, &error);
+                    }
+                }
+                if self.counters.rows_waiting.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
+                tokio::time::sleep(PROBE).await;
+            }
+        };
         // Without an answer the lease runs out by itself.
-        let _ = self.call(Operation::Heartbeat, || self.store.close()).await;
+        let _ = timeout(CLOSE_PATIENCE, closing).await;
     }
 
     #[cfg(test)]

@@ -1001,3 +1001,68 @@ async fn a_month_of_a_large_ledger_is_read_from_its_sums() {
         .unwrap();
     assert!(plan.contains("PRIMARY KEY"), "{plan}");
 }
+
+fn ended(client: &ClientId, session: SessionId) -> Settle {
+    Settle {
+        record: Record::new(row(client, session, NOW), Outcome::Ended),
+        adjust: Vec::new(),
+    }
+}
+
+/// A process that had been taken for dead makes its sessions known again while they end.
+async fn an_ended_session_is_not_readopted(place: Place) {
+    let (books, anna) = (place.open().await, client("anna"));
+    let first = opening(&anna);
+    books.admit(&admit(&first)).await.unwrap();
+    books.settle(ended(&anna, first.session)).await;
+    let store = books.store_for_tests();
+    store.readopt(&[(first, 0)]).await.unwrap();
+    let ask = Admit {
+        max_concurrent: 1,
+        ..admit(&opening(&anna))
+    };
+    let (admitted, _) = books.admit(&ask).await.unwrap();
+    assert!(
+        matches!(admitted, Admitted::Granted { .. }),
+        "{admitted:?}: the slot must be free"
+    );
+}
+
+#[tokio::test]
+async fn sqlite_does_not_readopt_what_has_ended() {
+    an_ended_session_is_not_readopted(Place::sqlite()).await;
+}
+
+#[tokio::test]
+async fn redis_does_not_readopt_what_has_ended() {
+    an_ended_session_is_not_readopted(Place::redis()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_a_locked_file() {
+    let place = Place::sqlite();
+    let (books, anna) = (place.open().await, client("anna"));
+    let last = opening(&anna);
+    books.admit(&admit(&last)).await.unwrap();
+    let lock = rusqlite::Connection::open(place.path()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let unlock = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        lock.execute_batch("COMMIT").unwrap();
+    });
+    books.settle(ended(&anna, last.session)).await;
+    books.close().await;
+    // The process would be gone now.
+    let db = rusqlite::Connection::open(place.path()).unwrap();
+    let count = |sql: &str| -> i64 { db.query_row(sql, [], |row| row.get(0)).unwrap() };
+    assert_eq!(
+        count("SELECT count(*) FROM ledger WHERE outcome = 'ended'"),
+        1
+    );
+    assert_eq!(
+        count("SELECT count(*) FROM owners WHERE expires_ms > 0"),
+        0,
+        "the lease has ended"
+    );
+    unlock.join().unwrap();
+}

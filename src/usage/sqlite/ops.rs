@@ -348,9 +348,16 @@ pub(super) fn readopt(
     owner: &str,
     sessions: &[(Arc<Opening>, Characters)],
 ) -> Result<()> {
-    sessions
-        .iter()
-        .try_for_each(|(opening, reserved)| enter(db, owner, opening, *reserved))
+    for (opening, reserved) in sessions {
+        // One that has ended since it was counted among the live would hold its slot for good.
+        let is_settled = db
+            .prepare_cached("SELECT 1 FROM ledger WHERE session = ?1 AND outcome <> 'lost'")?
+            .exists([opening.session.to_string()])?;
+        if !is_settled {
+            enter(db, owner, opening, *reserved)?;
+        }
+    }
+    Ok(())
 }
 
 /// Enters some sessions of processes whose lease has run out as lost. With `alone`, when no other
