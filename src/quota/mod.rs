@@ -255,7 +255,10 @@ impl Inner {
             ahead: Meter::FIRST_BLOCK.min(cap.map_or(ahead, |cap| ahead.min(cap))),
         };
         let asked = self.ask_leave(&client, &admit).await;
-        self.note_room(&admit, &client, asked.as_ref().map(|(_, granted)| *granted));
+        // A request that reserves nothing ahead says nothing of what is left.
+        if admit.ahead > 0 {
+            self.note_room(&admit, &client, asked.as_ref().map(|(_, granted)| *granted));
+        }
         let (live, granted) = asked?;
         let meter = Arc::new(Meter::new(live));
         meter.granted_ahead(granted);

@@ -721,6 +721,40 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Who is expected to be let in has upstream dialed before it is.
+#[tokio::test]
+async fn room_is_expected_of_who_had_plenty_and_of_nobody_else() {
+    let quota = quota(&Place::memory()).await;
+    let anna = client("anna");
+    let admit = async |request| quota.admit(request).await;
+    assert!(!quota.expects_room(&anna), "nothing is known yet");
+
+    let plenty = per_day(100_000_000);
+    let session = admit(request(&plenty)).await.unwrap();
+    assert!(quota.expects_room(&anna));
+    let once = AdmissionRequest {
+        streaming: false,
+        ..request(&per_day(10))
+    };
+    settle(admit(once).await.unwrap()).await;
+    assert!(
+        quota.expects_room(&anna),
+        "a single request tells nothing new"
+    );
+    settle(admit(request(&per_day(1000))).await.unwrap()).await;
+    assert!(!quota.expects_room(&anna), "little is left");
+
+    settle(admit(request(&plenty)).await.unwrap()).await;
+    assert!(quota.expects_room(&anna));
+    let full = limits("max_concurrent_sessions = 1");
+    assert!(admit(request(&full)).await.is_err());
+    assert!(!quota.expects_room(&anna), "it was refused");
+    let last = limits("max_concurrent_sessions = 2");
+    settle(admit(request(&last)).await.unwrap()).await;
+    assert!(!quota.expects_room(&anna), "it took the last slot");
+    settle(session).await;
+}
+
 /// A block may be on its way while the limits that it was granted under are replaced.
 #[tokio::test]
 async fn a_block_asked_for_under_other_limits_is_given_back() {
