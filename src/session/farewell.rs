@@ -150,8 +150,9 @@ async fn heard_close<S: AsyncRead + Unpin>(
     carry: &mut Vec<u8>,
 ) {
     loop {
+        let mut n_seen = 0;
         loop {
-            match reader.step(carry) {
+            match reader.step(&carry[n_seen..]) {
                 Ok(Step::Frame(frame)) => {
                     if frame.opcode == Opcode::Close {
                         return;
@@ -160,12 +161,14 @@ async fn heard_close<S: AsyncRead + Unpin>(
                         // Its content no longer matters, its end does.
                         let _ = reader.payload(&[], true);
                     }
-                    carry.drain(..frame.len);
+                    n_seen += frame.len;
                 }
                 Ok(_) => break,
                 Err(_) => return,
             }
         }
+        // Once for all of them: there may be a whole read of very small frames.
+        carry.drain(..n_seen);
         if !matches!(stream.read_buf(carry).await, Ok(n_read) if n_read > 0) {
             return;
         }

@@ -72,13 +72,6 @@ impl Intake<'_> {
         }
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) {
-        self.carried = Vec::new();
-        self.held = 0..0;
-        self.needs = 0;
-    }
-
     /// Reads what is there, as much as fits: several TLS records in one go, one packet's worth of
     /// plain bytes. `Ok(0)` is the end of the stream; so is an error behind bytes, at the next call.
     pub(super) fn poll_read<S: AsyncRead + Unpin>(

@@ -307,8 +307,9 @@ where
                 return Poll::Ready(Ok(()));
             }
         }
+        let mut n_done = intake.bytes().len();
         let taken = match side {
-            Side::Client => self.take_from_client(cx, intake.bytes()),
+            Side::Client => self.take_from_client(cx, intake.bytes(), &mut n_done),
             Side::Upstream => self.take_from_upstream(cx, intake.bytes()),
         };
         Poll::Ready(match taken {
@@ -317,7 +318,9 @@ where
                 Ok(())
             }
             Err(end) => {
-                intake.clear();
+                // What stands behind the message that ends the session is still listened to: the
+                // client's close frame may be in it.
+                intake.consume(n_done, 0);
                 Err(end)
             }
         })

@@ -231,6 +231,31 @@ async fn stage_over(
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_in_one_read_with_a_refused_message_is_still_listened_to() {
+    for cut in [0, 5] {
+        let mut stage = stage().await;
+        let mask = stage.client.mask();
+        let mut frames = Vec::new();
+        write_frame(&mut frames, Opcode::Binary, b"no", mask);
+        write_frame(&mut frames, Opcode::Text, br#"{"text":"more "}"#, mask);
+        write_close(&mut frames, Some(1000), "", mask);
+        let (now, later) = frames.split_at(frames.len() - cut);
+        let started = Instant::now();
+        stage.client.stream.write_all(now).await.unwrap();
+        stage
+            .client
+            .expect_ending("invalid_input_message", 1003)
+            .await;
+        stage.client.stream.write_all(later).await.unwrap();
+        assert_eq!(stage.client.hear().await, Heard::Gone);
+        assert!(
+            started.elapsed() < Duration::from_secs(1),
+            "the close had come"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_pass_both_ways_and_the_close_of_upstream_ends_it() {
     let mut stage = stage().await;
     stage.client.say(r#"{"text":" "}"#).await;

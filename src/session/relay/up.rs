@@ -82,12 +82,14 @@ where
         Poll::Ready(Ok(()))
     }
 
+    /// `taken` says at any time, so also behind an error, how many of `bytes` are done with.
     pub(super) fn take_from_client(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],
+        taken: &mut usize,
     ) -> Result<Taken, SessionEnd> {
-        let mut taken = 0;
+        *taken = 0;
         loop {
             if self.client_close.is_some() {
                 // Nothing counts behind a close frame (RFC 6455 section 5.5.1).
@@ -98,25 +100,25 @@ where
             }
             if self.up.waiting.is_some() || (self.upstream.is_stalled() && !self.up.is_cut) {
                 return Ok(Taken {
-                    consumed: taken,
+                    consumed: *taken,
                     needs: 0,
                 });
             }
-            let rest = &bytes[taken..];
+            let rest = &bytes[*taken..];
             match self.client.reader.step(rest).map_err(faulty)? {
                 Step::Need(needs) => {
                     return Ok(Taken {
-                        consumed: taken,
+                        consumed: *taken,
                         needs,
                     });
                 }
                 Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
                 Step::Frame(frame) => {
+                    *taken += frame.len;
                     if !self.frames.take(self.now) {
                         return Err(self.too_fast());
                     }
                     self.on_client_frame(cx, &frame, rest)?;
-                    taken += frame.len;
                 }
             }
         }
