@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::SessionEnd;
 use super::farewell::{Parting, leave};
-use crate::frame::{Close, Fault, Opcode, Reader, Step, unmask_onto, write_frame};
+use crate::frame::{Close, Fault, Frame, Opcode, Reader, Step, unmask_onto, write_frame};
 use crate::ids::{SessionId, Side};
 use crate::protocol::Problem;
 
@@ -74,36 +74,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
 
     /// Passes over frames that are for the relay, up to a close frame.
     fn look_for_close(&mut self) -> Result<(), SessionEnd> {
-        loop {
-            let bytes = &self.bytes[self.n_seen..];
-            let frame = match self.reader.step(bytes).map_err(faulty)? {
-                Step::Need(_) => return Ok(()),
-                Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
-                Step::Frame(frame) => frame,
-            };
-            let key = frame
-                .mask
-                .expect("the reader refuses a client frame without a mask");
-            let mut payload = Vec::new();
-            unmask_onto(&mut payload, &bytes[frame.payload.clone()], key);
+        while let Some((frame, payload)) = self.next_frame()? {
             match frame.opcode {
-                Opcode::Close => {
-                    let close = Close::parse(&payload).map_err(faulty)?;
-                    return Err(SessionEnd::Closed {
-                        by: Side::Client,
-                        close,
-                    });
-                }
-                opcode if opcode.is_control() => {}
-                _ => {
-                    let is_text = self.reader.payload(&payload, frame.fin).map_err(faulty)?;
-                    if frame.fin {
-                        self.is_text.get_or_insert(is_text);
-                    }
-                }
+                Opcode::Close => return Err(closed(&payload)),
+                opcode if opcode.is_control() => self.n_seen += frame.len,
+                _ => self.pass(&frame, &payload)?,
             }
-            self.n_seen += frame.len;
         }
+        Ok(())
     }
 
     /// Accepts larger messages, once the client is known.
@@ -156,25 +134,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
     /// Looks at the frames that have come and not been seen.
     async fn look(&mut self) -> Result<(), SessionEnd> {
         while self.is_text.is_none() {
-            let bytes = &self.bytes[self.n_seen..];
-            let frame = match self.reader.step(bytes).map_err(faulty)? {
-                Step::Need(_) => return Ok(()),
-                Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
-                Step::Frame(frame) => frame,
+            let Some((frame, payload)) = self.next_frame()? else {
+                return Ok(());
             };
-            let key = frame
-                .mask
-                .expect("the reader refuses a client frame without a mask");
-            let start = self.message.len();
-            unmask_onto(&mut self.message, &bytes[frame.payload.clone()], key);
             if !frame.opcode.is_control() {
-                let payload = &self.message[start..];
-                let is_text = self.reader.payload(payload, frame.fin).map_err(faulty)?;
-                self.n_seen += frame.len;
-                self.is_text = frame.fin.then_some(is_text);
+                self.message.extend_from_slice(&payload);
+                self.pass(&frame, &payload)?;
                 continue;
             }
-            let payload = self.message.split_off(start);
             self.bytes.drain(self.n_seen..self.n_seen + frame.len);
             match frame.opcode {
                 Opcode::Ping => {
@@ -183,15 +150,35 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
                     let written = self.stream.write_all(&pong).await;
                     written.map_err(|_| SessionEnd::Lost(Side::Client))?;
                 }
-                Opcode::Close => {
-                    let close = Close::parse(&payload).map_err(faulty)?;
-                    return Err(SessionEnd::Closed {
-                        by: Side::Client,
-                        close,
-                    });
-                }
+                Opcode::Close => return Err(closed(&payload)),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// The next frame that has come whole and not been seen, with its payload unmasked.
+    fn next_frame(&mut self) -> Result<Option<(Frame, Vec<u8>)>, SessionEnd> {
+        let bytes = &self.bytes[self.n_seen..];
+        let frame = match self.reader.step(bytes).map_err(faulty)? {
+            Step::Need(_) => return Ok(None),
+            Step::Large(_) => unreachable!("a client's reader holds messages of any size"),
+            Step::Frame(frame) => frame,
+        };
+        let key = frame
+            .mask
+            .expect("the reader refuses a client frame without a mask");
+        let mut payload = Vec::new();
+        unmask_onto(&mut payload, &bytes[frame.payload.clone()], key);
+        Ok(Some((frame, payload)))
+    }
+
+    /// Leaves a data frame to the relay.
+    fn pass(&mut self, frame: &Frame, payload: &[u8]) -> Result<(), SessionEnd> {
+        let is_text = self.reader.payload(payload, frame.fin).map_err(faulty)?;
+        self.n_seen += frame.len;
+        if frame.fin {
+            self.is_text.get_or_insert(is_text);
         }
         Ok(())
     }
@@ -217,6 +204,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
 #[must_use]
 pub fn without_credential() -> SessionEnd {
     SessionEnd::Refused(Problem::needs_authorization())
+}
+
+/// The ending that a client's close frame stands for.
+fn closed(payload: &[u8]) -> SessionEnd {
+    match Close::parse(payload) {
+        Ok(close) => SessionEnd::Closed {
+            by: Side::Client,
+            close,
+        },
+        Err(fault) => faulty(fault),
+    }
 }
 
 fn faulty(fault: Fault) -> SessionEnd {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::ids::{ClientId, SessionId};
+use crate::ids::ClientId;
 use crate::usage::store::TokenKey;
 use crate::usage::window::{FIRST_SHARE, WINDOWS_KEPT, grant};
 use crate::usage::{
@@ -100,16 +100,14 @@ fn spend(db: &Connection, client: &ClientId, charges: &[Charge], count: u64) -> 
 
 pub(super) fn give_back(db: &Connection, client: &ClientId, adjust: &[Adjust]) -> Result<()> {
     for adjust in adjust {
-        for (key, amount) in &adjust.amounts {
-            add(db, client, *key, *amount)?;
-        }
+        add_all(db, client, adjust)?;
         hold(db, &adjust.session.to_string(), adjust.characters)?;
     }
     Ok(())
 }
 
-/// The same for a session that is not live any more.
-fn give_back_last(db: &Connection, client: &ClientId, adjust: &Adjust) -> Result<()> {
+/// Corrects the counters.
+fn add_all(db: &Connection, client: &ClientId, adjust: &Adjust) -> Result<()> {
     adjust
         .amounts
         .iter()
@@ -312,13 +310,15 @@ pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
     let Ok(client) = ClientId::parse(&record.client) else {
         return Ok(());
     };
-    settle
-        .adjust
-        .iter()
-        .try_for_each(|adjust| match SessionId::parse(&record.session) {
-            Some(own) if own == adjust.session => give_back_last(db, &client, adjust),
-            _ => give_back(db, &client, std::slice::from_ref(adjust)),
-        })
+    for adjust in &settle.adjust {
+        add_all(db, &client, adjust)?;
+        let session = adjust.session.to_string();
+        // What stood in its own row went with it.
+        if session != record.session {
+            hold(db, &session, adjust.characters)?;
+        }
+    }
+    Ok(())
 }
 
 /// Renews the lease; `expired` when another process has meanwhile taken this one for dead.
