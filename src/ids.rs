@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,17 +56,26 @@ impl fmt::Debug for ClientId {
     }
 }
 
-/// One session or HTTP request: 64 random bits, written as 16 hex digits. It is the `session` of
-/// the log and the ledger and the `request_id` of the relay's own errors.
+/// One session or HTTP request, written as 16 hex digits: 16 bits of the time, which grow by one
+/// each 64 seconds, and 48 random bits. It is the `session` of the log and the ledger and the
+/// `request_id` of the relay's own errors. Ids of the same hour stand next to each other in a store's
+/// index, so that the part of it that is written to stays small however long the ledger grows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(u64);
 
 impl SessionId {
-    /// A new id from the operating system's random source.
+    /// A new id.
     #[must_use]
     pub fn random() -> Self {
-        Self(getrandom::u64().expect("the operating system's random source works"))
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        // A clock before 1970 is wrong, and ids need not be in order then.
+        let age = since_1970.unwrap_or_default().as_secs() / Self::AGE_SECONDS;
+        let random_bits = rand::random::<u64>() >> Self::AGE_BITS;
+        Self(age << (64 - Self::AGE_BITS) | random_bits)
     }
+
+    const AGE_BITS: u32 = 16;
+    const AGE_SECONDS: u64 = 64;
 
     /// Reads the 16 hex digits that `Display` writes.
     #[must_use]

@@ -224,7 +224,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     }
     drain(&gateway, &registry, drain_timeout, &mut signals).await;
     stopped.cancel();
-    books.close().await;
+    quota.close().await;
     if let Some(recordings) = recordings {
         finish(recordings).await;
     }

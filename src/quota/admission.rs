@@ -24,6 +24,8 @@ pub struct Admission {
     pub(super) ahead: Characters,
     pub(super) cap: Option<Characters>,
     pub(super) charged: Characters,
+    /// Whether the client's next session is likely to come soon.
+    pub(super) leaves_seat: bool,
     pub(super) settled: bool,
 }
 
@@ -197,7 +199,8 @@ impl Admission {
         self.settled = true;
         let record = self.charged_record(row, Outcome::Ended);
         // It happens even if the caller is dropped here.
-        Complete::new(self.finish(record), &self.inner.runtime).await;
+        let heir = self.leaves_seat.then(|| Arc::clone(&self.limits));
+        Complete::new(self.finish(record, heir), &self.inner.runtime).await;
     }
 
     /// What is charged at this moment.
@@ -217,9 +220,13 @@ impl Admission {
         record
     }
 
-    fn finish(&self, record: Record) -> impl Future<Output = ()> + Send + 'static {
+    fn finish(
+        &self,
+        record: Record,
+        heir: Option<Arc<Limits>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (inner, client, meter) = (self.inner.clone(), self.client.clone(), self.meter.clone());
-        async move { inner.finish(&client, &meter, record).await }
+        async move { inner.finish(&client, &meter, record, heir).await }
     }
 
     fn fits_session(&self, characters: Characters) -> Result<(), Refusal> {
@@ -249,6 +256,6 @@ impl Drop for Admission {
         record.characters_asked = self.charged;
         record.characters_forwarded = self.charged;
         record.milli_credits = self.milli_credits();
-        self.inner.runtime.spawn(self.finish(record));
+        self.inner.runtime.spawn(self.finish(record, None));
     }
 }

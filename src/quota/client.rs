@@ -1,7 +1,8 @@
-//! The sessions of one client in this process, and whose turn it is to ask the store.
+//! The seats of one client in this process, and whose turn it is to ask the store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ pub(super) struct Client {
     /// must see exactly what siblings hold and what the store has.
     pub(super) turn: RwLock<()>,
     meters: Mutex<Vec<Arc<Meter>>>,
+    /// How many of them nobody sits at.
+    n_vacant: AtomicUsize,
     called_in: Mutex<Option<Instant>>,
 }
 
@@ -31,7 +34,7 @@ impl Taken {
     pub(super) fn adjust(&self) -> Vec<Adjust> {
         let parts = self.0.iter();
         parts
-            .map(|(meter, n, basis)| given_back(meter.live.opening.session, *n, &basis.charges))
+            .map(|(meter, n, basis)| given_back(meter.live.seat(), *n, &basis.charges))
             .collect()
     }
 
@@ -50,6 +53,7 @@ impl Client {
             id,
             turn: RwLock::new(()),
             meters: Mutex::default(),
+            n_vacant: AtomicUsize::new(0),
             called_in: Mutex::default(),
         }
     }
@@ -64,8 +68,23 @@ impl Client {
             .retain(|other| !Arc::ptr_eq(other, meter));
     }
 
+    /// Somebody has left a seat that stays, or sits down there.
+    pub(super) fn note_vacant(&self, is_vacant: bool) {
+        match is_vacant {
+            true => self.n_vacant.fetch_add(1, Ordering::Relaxed),
+            false => self.n_vacant.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+
+    /// Sessions; vacant seats do not count.
     pub(super) fn n_live(&self) -> usize {
-        self.meters.lock().len()
+        let n_meters = self.meters.lock().len();
+        n_meters.saturating_sub(self.n_vacant.load(Ordering::Relaxed))
+    }
+
+    /// Whether anything is held unspent.
+    pub(super) fn holds_any(&self) -> bool {
+        self.meters.lock().iter().any(|meter| meter.held() > 0)
     }
 
     /// Characters that sessions of this client hold unspent.

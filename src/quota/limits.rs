@@ -211,6 +211,13 @@ impl Limits {
         self.windows.iter().filter_map(charge).collect()
     }
 
+    /// Whether a session's start is charged to anything.
+    pub(super) fn counts_starts(&self) -> bool {
+        self.windows
+            .iter()
+            .any(|window| window.unit == Unit::Sessions)
+    }
+
     /// What a session's start is charged to at this moment.
     pub(super) fn starts(&self, now_ms: i64) -> Vec<Charge> {
         let starts = self

@@ -1,4 +1,4 @@
-//! What one session holds: characters granted ahead of need, and which windows they were taken from.
+//! What one seat holds: characters granted ahead of need, and which windows they were taken from.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use crate::ids::SessionId;
 use crate::usage::{Adjust, Characters, Charge, LiveSession, WindowKey};
 
-/// Granted characters of one session. Its own message path only decrements an atomic that no other
-/// session writes, except when a sibling near the limit takes the whole block.
+/// Granted characters of one seat, for the session in it. Its own message path only decrements an
+/// atomic that no other session writes, except when a sibling near the limit takes the whole block.
 pub(super) struct Meter {
     pub(super) live: Arc<LiveSession>,
     held: AtomicU64,
@@ -50,6 +50,10 @@ impl Meter {
     /// sessions spent.
     pub(super) const FIRST_BLOCK: Characters = 2048;
 
+    /// What a session must leave for the next one to go on with it, and what it leaves at most.
+    const WORTH_KEEPING: Characters = Self::FIRST_BLOCK / 8;
+    const MOST_KEPT: Characters = 2 * Self::FIRST_BLOCK;
+
     /// A block is to cover so many messages of the size that called for it.
     const MESSAGES_AHEAD: u64 = 8;
 
@@ -65,8 +69,8 @@ impl Meter {
         }
     }
 
-    fn session(&self) -> SessionId {
-        self.live.opening.session
+    fn seat(&self) -> SessionId {
+        self.live.seat()
     }
 
     /// `charges` as made of the limits that are in force now.
@@ -79,13 +83,7 @@ impl Meter {
 
     /// Pays from the block, if it covers all of it and its windows still run.
     pub(super) fn try_take(&self, characters: Characters, now_ms: i64) -> bool {
-        now_ms < self.valid_until_ms.load(Ordering::Relaxed)
-            && self
-                .held
-                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |held| {
-                    held.checked_sub(characters)
-                })
-                .is_ok()
+        now_ms < self.valid_until_ms.load(Ordering::Relaxed) && self.take(characters)
     }
 
     /// How many characters to reserve ahead of a message of `characters`, `most` at most.
@@ -148,7 +146,7 @@ impl Meter {
         if held == 0 || block.basis == *basis {
             return held;
         }
-        let adjust = given_back(self.session(), held, &block.basis.charges);
+        let adjust = given_back(self.seat(), held, &block.basis.charges);
         block.pending.push(adjust);
         0
     }
@@ -167,7 +165,7 @@ impl Meter {
     pub(super) fn fill(&self, characters: Characters, basis: &Basis) -> Option<Adjust> {
         let mut block = self.block.lock();
         let back = |characters, charges: &[Charge]| {
-            (characters > 0).then(|| given_back(self.session(), characters, charges))
+            (characters > 0).then(|| given_back(self.seat(), characters, charges))
         };
         if block.closed || basis.version != block.version {
             return back(characters, &basis.charges);
@@ -188,7 +186,7 @@ impl Meter {
 
     /// Notes characters that went up without the store's leave.
     pub(super) fn owe(&self, characters: Characters, charges: &[Charge]) {
-        let mut owed = given_back(self.session(), characters, charges);
+        let mut owed = given_back(self.seat(), characters, charges);
         owed.characters = -owed.characters;
         for (_, amount) in &mut owed.amounts {
             *amount = -*amount;
@@ -209,6 +207,45 @@ impl Meter {
         self.block.lock().pending.extend(kept);
     }
 
+    /// Whether another session could go on with the block: it is worth it, and may be spent for a
+    /// while.
+    pub(super) fn is_worth_keeping(&self, now_ms: i64) -> bool {
+        self.held() >= Self::WORTH_KEEPING && now_ms < self.valid_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Ends the session, but leaves the block to the next one: what goes back to the store of it.
+    pub(super) fn leave(&self) -> Vec<Adjust> {
+        let mut block = self.block.lock();
+        let mut adjust = std::mem::take(&mut block.pending);
+        let excess = self.held().saturating_sub(Self::MOST_KEPT);
+        if excess > 0 && self.take(excess) {
+            adjust.push(given_back(self.seat(), excess, &block.basis.charges));
+        }
+        adjust
+    }
+
+    /// Whether a session that would be charged like this can go on with what the last one left;
+    /// begins anew for it.
+    pub(super) fn resume(&self, charges: &[Charge], now_ms: i64) -> bool {
+        let block = self.block.lock();
+        let fits = !block.closed
+            && *block.basis.charges == *charges
+            && block.basis.version == block.version
+            && self.is_worth_keeping(now_ms);
+        if fits {
+            self.next_block
+                .store(2 * Self::FIRST_BLOCK, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn take(&self, characters: Characters) -> bool {
+        let rest = |held: Characters| held.checked_sub(characters);
+        self.held
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, rest)
+            .is_ok()
+    }
+
     /// Ends the session: everything that goes back to the store.
     pub(super) fn close(&self) -> Vec<Adjust> {
         let mut block = self.block.lock();
@@ -216,18 +253,18 @@ impl Meter {
         let mut adjust = std::mem::take(&mut block.pending);
         let held = self.held.swap(0, Ordering::AcqRel);
         if held > 0 {
-            adjust.push(given_back(self.session(), held, &block.basis.charges));
+            adjust.push(given_back(self.seat(), held, &block.basis.charges));
         }
         adjust
     }
 }
 
 /// The correction that gives characters back to the windows they were taken from.
-pub(super) fn given_back(session: SessionId, characters: Characters, charges: &[Charge]) -> Adjust {
+pub(super) fn given_back(seat: SessionId, characters: Characters, charges: &[Charge]) -> Adjust {
     let minus = |amount: u64| -i64::try_from(amount).unwrap_or(i64::MAX);
     let amount = |charge: &Charge| (charge.key, minus(characters.saturating_mul(charge.each)));
     Adjust {
-        session,
+        seat,
         characters: minus(characters),
         amounts: charges.iter().map(amount).collect(),
     }

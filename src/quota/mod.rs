@@ -13,6 +13,7 @@ mod meter;
 mod plan;
 mod rates;
 mod refusal;
+mod seats;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -34,10 +35,11 @@ pub use self::subscription::{Subscription, User};
 use self::client::{Clients, Presence};
 use self::complete::Complete;
 use self::meter::{Basis, Meter};
+use self::seats::{KEPT_FOR, Seat, Seats};
 use crate::ids::{ClientId, SessionId};
 use crate::metrics::Counter;
 use crate::usage::{
-    Adjust, Admit, Admitted, Books, Characters, LedgerRow, LiveSession, Opening, Outcome, Record,
+    Adjust, Admit, Admitted, Books, Characters, Charge, LedgerRow, LiveSession, Opening, Outcome, Record,
     Reserve, Reserved, Settle, Unavailable, Unit, WindowKey,
 };
 
@@ -83,6 +85,23 @@ pub struct AdmissionRequest {
     pub streaming: bool,
 }
 
+impl AdmissionRequest {
+    fn opening(&self, milli_rate: u64, started_ms: i64) -> Opening {
+        let voice = self.voice.as_ref();
+        Opening {
+            session: self.session,
+            client: self.client.clone(),
+            plan: self.limits.plan.clone(),
+            endpoint: self.endpoint,
+            voice: voice.map_or_else(String::new, |voice| voice.as_str().to_owned()),
+            model: self.model.clone(),
+            format: self.format.clone(),
+            started_ms,
+            milli_rate,
+        }
+    }
+}
+
 impl Quota {
     /// Quotas kept in `books`. Must be called inside a Tokio runtime.
     #[must_use]
@@ -91,6 +110,7 @@ impl Quota {
             books,
             rates: ArcSwap::from_pointee(rates),
             clients: Arc::default(),
+            seats: Seats::default(),
             roomy: Mutex::default(),
             refusals: Default::default(),
             runtime: tokio::runtime::Handle::current(),
@@ -131,6 +151,13 @@ impl Quota {
         Complete::new(admitting, &self.inner.runtime).await
     }
 
+    /// Gives up what is kept for sessions to come and closes the books. Call it when all sessions are
+    /// settled.
+    pub async fn close(&self) {
+        self.inner.give_up_seats(Duration::ZERO).await;
+        self.inner.books.close().await;
+    }
+
     /// Whether [`admit`](Self::admit) will most likely let this client in: a short while ago it had
     /// plenty left. Only good for doing things early that can be undone.
     #[must_use]
@@ -143,13 +170,12 @@ impl Quota {
 
     /// Enters a refused session or request in the ledger, in the background.
     pub fn record_refused(&self, row: LedgerRow) {
+        let (client, session) = (row.client.clone(), row.session);
         let mut record = Record::new(row, Outcome::Refused);
         record.characters_forwarded = 0;
         record.milli_credits = 0;
-        self.inner.books.settle_later(Settle {
-            record,
-            adjust: Vec::new(),
-        });
+        let settle = Settle::new(client, session, record);
+        self.inner.books.settle_later(settle);
     }
 
     /// Counts a refusal of a session or request. Those of an admission's messages it counts itself.
@@ -188,6 +214,7 @@ struct Inner {
     books: Arc<Books>,
     rates: ArcSwap<Rates>,
     clients: Arc<Clients>,
+    seats: Seats,
     /// Clients that had plenty left when they were last let in, and when that was.
     roomy: Mutex<HashMap<ClientId, Instant>>,
     refusals: [Arc<Counter>; Refusal::LIMIT_NAMES.len()],
@@ -216,56 +243,45 @@ impl Inner {
     }
 
     async fn admit(self: &Arc<Self>, request: AdmissionRequest) -> Result<Admission, Refusal> {
+        check_allowed(&request)?;
+        let now_ms = self.now_ms();
+        let rate = self.rates.load().milli_rate(&request.model);
+        let opening = Arc::new(request.opening(rate, now_ms));
         let AdmissionRequest {
             limits,
             cap,
             streaming,
             ..
-        } = &request;
-        let (limits, cap) = (limits.clone(), *cap);
-        check_allowed(&request)?;
-        let ahead = if *streaming {
+        } = request;
+        let ahead = if streaming {
             self.books.reserve_ahead()
         } else {
             0
         };
-        let now_ms = self.now_ms();
-        let opening = Arc::new(Opening {
-            session: request.session,
-            milli_rate: self.rates.load().milli_rate(&request.model),
-            plan: limits.plan.clone(),
-            endpoint: request.endpoint,
-            voice: request
-                .voice
-                .map_or_else(String::new, |voice| voice.as_str().to_owned()),
-            model: request.model,
-            format: request.format,
-            started_ms: now_ms,
-            client: request.client,
-        });
         let client = self.clients.enter(&opening.client);
         // Together with the meter's entry: a sibling that counts what all hold must not miss it.
-        let _turn = client.turn.read().await;
-        let admit = Admit {
-            opening: opening.clone(),
-            max_concurrent: limits.max_concurrent_sessions,
-            starts: limits.starts(now_ms),
-            spending: limits.spending(now_ms, opening.milli_rate),
-            even_if_spent: client.held() > 0,
-            ahead: Meter::FIRST_BLOCK.min(cap.map_or(ahead, |cap| ahead.min(cap))),
+        let turn = client.turn.read().await;
+        let leaves_seat = self.note_start(&opening.client) && streaming;
+        let spending = limits.spending(now_ms, opening.milli_rate);
+        let meter = match streaming {
+            true => self.take_seat(&limits, &opening, &spending).await,
+            false => None,
         };
-        let asked = self.ask_leave(&client, &admit).await;
-        // A request that reserves nothing ahead says nothing of what is left.
-        if admit.ahead > 0 {
-            self.note_room(&admit, &client, asked.as_ref().map(|(_, granted)| *granted));
-        }
-        let (live, granted) = asked?;
-        let meter = Arc::new(Meter::new(live));
-        meter.granted_ahead(granted);
-        // A meter just made is not closed, so everything fits in.
-        let _ = meter.fill(granted, &meter.basis(admit.spending));
-        client.join(meter.clone());
-        drop(_turn);
+        let meter = match meter {
+            Some(meter) => meter,
+            None => {
+                let admit = Admit {
+                    opening: opening.clone(),
+                    max_concurrent: limits.max_concurrent_sessions,
+                    starts: limits.starts(now_ms),
+                    spending,
+                    even_if_spent: client.holds_any(),
+                    ahead: Meter::FIRST_BLOCK.min(cap.map_or(ahead, |cap| ahead.min(cap))),
+                };
+                self.new_seat(&client, admit).await?
+            }
+        };
+        drop(turn);
         Ok(Admission {
             inner: self.clone(),
             client,
@@ -275,8 +291,25 @@ impl Inner {
             ahead,
             cap,
             charged: 0,
+            leaves_seat,
             settled: false,
         })
+    }
+
+    /// Asks the store for a slot and a first block. The caller has a turn.
+    async fn new_seat(&self, client: &Presence, admit: Admit) -> Result<Arc<Meter>, Refusal> {
+        let asked = self.ask_leave(client, &admit).await;
+        // A request that reserves nothing ahead says nothing of what is left.
+        if admit.ahead > 0 {
+            self.note_room(&admit, client, asked.as_ref().map(|(_, granted)| *granted));
+        }
+        let (live, granted) = asked?;
+        let meter = Arc::new(Meter::new(live));
+        meter.granted_ahead(granted);
+        // A meter just made is not closed, so everything fits in.
+        let _ = meter.fill(granted, &meter.basis(admit.spending));
+        client.join(meter.clone());
+        Ok(meter)
     }
 
     /// Remembers whether there was plenty: a whole block, and slots for twice as many sessions.
@@ -335,10 +368,8 @@ impl Inner {
         record.outcome = Outcome::Refused;
         record.ending = Refusal::StoreUnavailable.error().into_owned();
         record.milli_credits = 0;
-        self.books.settle_later(Settle {
-            record,
-            adjust: Vec::new(),
-        });
+        let settle = Settle::new(opening.client.clone(), opening.session, record);
+        self.books.settle_later(settle);
     }
 
     /// Grants characters for one message; those beyond it go into the session's block.
@@ -438,14 +469,105 @@ impl Inner {
         }
     }
 
-    async fn finish(self: Arc<Self>, client: &Presence, meter: &Arc<Meter>, record: Record) {
-        {
-            // What goes back must not be on its way while a sibling counts what is left.
-            let _turn = client.turn.read().await;
-            let adjust = meter.close();
-            self.books.settle(Settle { record, adjust }).await;
+    /// A seat that the client's last session has left, if it is of use for this one; those that
+    /// are not are given up, so that the store that is asked next knows of it.
+    async fn take_seat(
+        &self,
+        limits: &Arc<Limits>,
+        opening: &Arc<Opening>,
+        spending: &[Charge],
+    ) -> Option<Arc<Meter>> {
+        while let Some(seat) = self.seats.take(&opening.client) {
+            let is_known = self.books.keeps_seats() && seat.returns == self.books.returns();
+            let fits = is_known
+                && Arc::ptr_eq(&seat.limits, limits)
+                && seat.meter.resume(spending, self.now_ms());
+            if fits {
+                seat.client.note_vacant(false);
+                self.books.seat(&seat.meter.live, opening);
+                return Some(seat.meter);
+            }
+            self.give_up(seat).await;
         }
-        client.leave(meter);
+        None
+    }
+
+    /// Settles a session, and leaves its seat to the next one if `heir` says under which limits and
+    /// that is worth it.
+    async fn finish(
+        self: Arc<Self>,
+        client: &Arc<Presence>,
+        meter: &Arc<Meter>,
+        record: Record,
+        heir: Option<Arc<Limits>>,
+    ) {
+        let heir = heir.filter(|limits| {
+            let n_live = client.n_live() as u64;
+            !limits.counts_starts()
+                && n_live.saturating_mul(2) <= limits.max_concurrent_sessions
+                && meter.is_worth_keeping(self.now_ms())
+                && self.seats.has_room(&client.id)
+                && self.books.keeps_seats()
+        });
+        let returns = self.books.returns();
+        // What goes back must not be on its way while a sibling counts what is left.
+        let turn = client.turn.read().await;
+        let settle = Settle {
+            client: client.id.clone(),
+            seat: meter.live.seat(),
+            keeps_seat: heir.is_some(),
+            record: Some(record),
+            adjust: match heir {
+                Some(_) => meter.leave(),
+                None => meter.close(),
+            },
+        };
+        self.books.settle(settle).await;
+        drop(turn);
+        let Some(limits) = heir else {
+            return client.leave(meter);
+        };
+        client.note_vacant(true);
+        self.seats.leave(Seat {
+            client: Arc::clone(client),
+            meter: Arc::clone(meter),
+            limits,
+            returns,
+            since: Instant::now(),
+        });
+    }
+
+    /// A session of this client starts. Whether another one did a short while ago, so that the next
+    /// one is likely to come soon.
+    fn note_start(self: &Arc<Self>, client: &ClientId) -> bool {
+        let is_brisk = self.seats.note_start(client);
+        if self.seats.start_tending() {
+            self.runtime.spawn(tend_seats(Arc::downgrade(self)));
+        }
+        is_brisk
+    }
+
+    /// Gives back a seat that nobody sits in, with what is reserved there. The caller has a turn.
+    async fn give_up(&self, seat: Seat) {
+        let settle = Settle {
+            client: seat.client.id.clone(),
+            seat: seat.meter.live.seat(),
+            keeps_seat: false,
+            record: None,
+            adjust: seat.meter.close(),
+        };
+        self.books.settle(settle).await;
+        seat.client.leave(&seat.meter);
+        seat.client.note_vacant(false);
+    }
+
+    /// Gives up the seats that have been vacant for so long.
+    async fn give_up_seats(&self, vacant_for: Duration) {
+        for seat in self.seats.take_older(vacant_for) {
+            let client = Arc::clone(&seat.client);
+            let _turn = client.turn.read().await;
+            self.give_up(seat).await;
+        }
     }
 
     /// Gives back in the background what a settled session could no longer hold.
@@ -484,7 +606,7 @@ impl Asking<'_> {
         let pending = self.meter.take_pending();
         adjust.extend(pending.iter().cloned());
         let reserve = Reserve {
-            session: self.meter.live.opening.session,
+            seat: self.meter.live.seat(),
             client: self.client.id.clone(),
             charges: self.basis.charges.clone(),
             need,
@@ -513,7 +635,7 @@ impl Asking<'_> {
     /// Fetches a block that no message needs yet. A failure shows when one does.
     async fn fetch(&self) {
         let reserve = Reserve {
-            session: self.meter.live.opening.session,
+            seat: self.meter.live.seat(),
             client: self.client.id.clone(),
             charges: self.basis.charges.clone(),
             need: 0,
@@ -582,12 +704,28 @@ impl Asking<'_> {
     }
 }
 
+/// Gives up the seats that no session has taken over, as long as clients come.
+async fn tend_seats(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(KEPT_FOR / 2).await;
+        let Some(inner) = inner.upgrade() else { return };
+        inner.give_up_seats(KEPT_FOR).await;
+        if inner.seats.is_empty() {
+            inner.seats.stop_tending();
+            // A client may have come meanwhile, whose start found the seats tended.
+            if inner.seats.is_empty() || !inner.seats.start_tending() {
+                return;
+            }
+        }
+    }
+}
+
 /// Gives back what sessions hold, for clients for whom another process found too little.
 async fn answer_calls(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(CALL_IN_POLL).await;
         let Some(inner) = inner.upgrade() else { return };
-        let holding = inner.clients.all().iter().any(|client| client.held() > 0);
+        let holding = inner.clients.all().iter().any(|client| client.holds_any());
         if !holding || !inner.books.is_up() {
             continue;
         }

@@ -12,10 +12,11 @@ use tokio::time::{Instant, timeout};
 
 use super::config::{Config, OnStoreFailure, OpenError, StoreUrl};
 use super::counters::{Counters, Operation};
+use super::live::LiveSession;
 use super::memory::Memory;
 use super::redis::{Redis, RedisReader};
 use super::sqlite::{self, Sqlite, SqliteReader};
-use super::store::{Boxed, Store, StoreError, TokenKey};
+use super::store::{Boxed, Readopt, Store, StoreError, TokenKey};
 use super::{
     Adjust, Admit, Admitted, Characters, Opening, Query, Record, Reserve, Reserved, Settle,
     UsageRow, WallClock, WindowKey,
@@ -58,15 +59,6 @@ pub struct Unavailable {
     pub maybe_done: bool,
 }
 
-/// A live session as the books know it; dropped when the session is settled.
-#[derive(Debug)]
-pub struct LiveSession {
-    /// What was known when it started.
-    pub opening: Arc<Opening>,
-    /// Characters reserved for it, those given back taken off.
-    reserved: AtomicU64,
-}
-
 /// The books of this process: what was spent, who is live, the ledger.
 pub struct Books {
     store: Box<dyn Store>,
@@ -76,7 +68,10 @@ pub struct Books {
     reserve_ahead: Characters,
     lease: Duration,
     retention: Duration,
+    /// Seats that somebody sits in.
     live: Mutex<HashMap<SessionId, Arc<LiveSession>>>,
+    /// How often the store has come back, or no longer knew this process.
+    returns: AtomicU64,
     waiting: Mutex<VecDeque<Settle>>,
     /// Wakes the background work: the store has failed, a row waits, or the books are dropped.
     bell: Arc<Notify>,
@@ -134,6 +129,7 @@ impl Books {
             lease: config.lease,
             retention: config.retention,
             live: Mutex::default(),
+            returns: AtomicU64::new(0),
             waiting: Mutex::default(),
             bell: Arc::default(),
             recovering: tokio::sync::Mutex::default(),
@@ -187,7 +183,7 @@ impl Books {
         } else {
             0
         };
-        let live = self.live_session(&admit.opening, reserved);
+        let live = Arc::new(LiveSession::new(admit.opening.clone(), reserved));
         if matches!(admitted, Admitted::Granted { .. }) {
             self.enter(&live);
         }
@@ -196,21 +192,31 @@ impl Books {
 
     /// Takes note of a session that goes on without the store's leave.
     pub(crate) fn admit_unasked(&self, opening: &Arc<Opening>) -> Arc<LiveSession> {
-        let live = self.live_session(opening, 0);
+        let live = Arc::new(LiveSession::new(opening.clone(), 0));
         self.enter(&live);
         live
     }
 
-    #[allow(clippy::unused_self, reason = "a live session belongs to these books")]
-    fn live_session(&self, opening: &Arc<Opening>, reserved: Characters) -> Arc<LiveSession> {
-        Arc::new(LiveSession {
-            opening: opening.clone(),
-            reserved: AtomicU64::new(reserved),
-        })
+    fn enter(&self, live: &Arc<LiveSession>) {
+        self.live.lock().insert(live.seat(), live.clone());
     }
 
-    fn enter(&self, live: &Arc<LiveSession>) {
-        self.live.lock().insert(live.opening.session, live.clone());
+    /// Whether a settlement may leave the session's seat to the client's next one.
+    pub(crate) fn keeps_seats(&self) -> bool {
+        self.store.keeps_seats() && self.is_up()
+    }
+
+    /// Grows whenever the store has been away: seats kept before that it may no longer know.
+    pub(crate) fn returns(&self) -> u64 {
+        self.returns.load(Ordering::Acquire)
+    }
+
+    /// A session sits down in a seat that was kept. Nobody waits for the store, which counts the
+    /// seat as taken already.
+    pub(crate) fn seat(&self, live: &Arc<LiveSession>, opening: &Arc<Opening>) {
+        live.seat_next(Some(opening.clone()));
+        self.enter(live);
+        self.store.seat_in_turn(live, opening);
     }
 
     /// Reserves characters.
@@ -224,7 +230,7 @@ impl Books {
             .await?;
         self.note(&reserve.adjust);
         if let Reserved::Granted(granted) = reserved {
-            live.reserved.fetch_add(granted, Ordering::Relaxed);
+            live.add_reserved(i64::try_from(granted).unwrap_or(i64::MAX));
         }
         Ok(reserved)
     }
@@ -247,21 +253,16 @@ impl Books {
         }
         let live = self.live.lock();
         for adjust in adjust {
-            if let Some(session) = live.get(&adjust.session) {
-                let _ =
-                    session
-                        .reserved
-                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                            Some(held.saturating_add_signed(adjust.characters))
-                        });
+            if let Some(session) = live.get(&adjust.seat) {
+                session.add_reserved(adjust.characters);
             }
         }
     }
 
-    /// Enters a row and frees the session's slot; if the store is down, as soon as it is back. A
-    /// store of this process alone is not waited for: whatever is asked next comes behind it.
+    /// Enters a row and frees the session's slot, or keeps it as asked; if the store is down, as soon
+    /// as it is back. A store of this process alone is not waited for: whatever is asked next comes
+    /// behind it.
     pub(crate) async fn settle(self: &Arc<Self>, settle: Settle) {
-        let session = SessionId::parse(&settle.record.session);
         let settle = Arc::new(settle);
         let in_turn = self.is_up() && {
             let (books, kept) = (Arc::downgrade(self), Arc::clone(&settle));
@@ -279,12 +280,23 @@ impl Books {
                 .call(Operation::Settle, || self.store.settle(&settle))
                 .await
                 .is_ok();
-        if let Some(session) = session {
-            self.live.lock().remove(&session);
-        }
+        self.leave_seat(&settle);
         if !is_done {
             self.enqueue(Arc::unwrap_or_clone(settle));
         }
+    }
+
+    /// Nobody sits there any more.
+    fn leave_seat(&self, settle: &Settle) {
+        let Some(live) = self.live.lock().remove(&settle.seat) else {
+            return;
+        };
+        live.seat_next(None);
+        for adjust in settle.adjust.iter().filter(|a| a.seat == live.seat()) {
+            live.add_reserved(adjust.characters);
+        }
+        let spent = settle.record.as_ref().map_or(0, |record| record.characters_forwarded);
+        live.add_reserved(-i64::try_from(spent).unwrap_or(i64::MAX));
     }
 
     /// Enters a row when the store gets round to it; nobody waits.
@@ -497,12 +509,17 @@ impl Books {
         }
         let was_down = !self.is_up();
         if was_down || heartbeat.emptied || heartbeat.expired {
+            self.returns.fetch_add(1, Ordering::AcqRel);
             let sessions: Vec<_> = {
                 let live = self.live.lock();
-                let known = live.values();
-                known
-                    .map(|s| (s.opening.clone(), s.reserved.load(Ordering::Relaxed)))
-                    .collect()
+                let known = live.values().filter_map(|live| {
+                    Some(Readopt {
+                        seat: live.seat(),
+                        opening: live.opening()?,
+                        reserved: live.reserved(),
+                    })
+                });
+                known.collect()
             };
             for sessions in sessions.chunks(READOPT_BATCH) {
                 let readopted = self.store.readopt(sessions);

@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::ledger::{Sums, Tally};
-use super::store::{Boxed, Store, TokenKey};
+use super::store::{Boxed, SettleFailed, Store, TokenKey};
 use super::window::{FIRST_SHARE, Per, Unit, WINDOWS_KEPT, grant};
 use super::{
-    Adjust, Admit, Admitted, Characters, Charge, Day, Heartbeat, Opening, Query, Record, Reserve,
-    Reserved, Settle, UsageRow, WindowKey,
+    Adjust, Admit, Admitted, Charge, Day, Heartbeat, LiveSession, Opening, Query, Readopt, Record,
+    Reserve, Reserved, Settle, UsageRow, WindowKey,
 };
 use crate::ids::{ClientId, SessionId};
 
@@ -30,7 +30,8 @@ type Windows = BTreeMap<i64, u64>;
 #[derive(Default)]
 struct State {
     windows: HashMap<ClientId, BTreeMap<(Unit, Per), Windows>>,
-    live: HashMap<SessionId, Arc<Opening>>,
+    /// Who sits in which seat; nobody in one that was kept.
+    live: HashMap<SessionId, Option<Arc<Opening>>>,
     live_by_client: HashMap<ClientId, u64>,
     /// Sessions whose row is in `rows`, so that a second settlement changes nothing.
     settled: HashSet<String>,
@@ -95,8 +96,8 @@ impl State {
         self.live_by_client.get(client).copied().unwrap_or(0)
     }
 
-    fn enter(&mut self, opening: &Arc<Opening>) {
-        if self.live.insert(opening.session, opening.clone()).is_none() {
+    fn enter(&mut self, seat: SessionId, opening: &Arc<Opening>) {
+        if self.live.insert(seat, Some(opening.clone())).is_none() {
             *self
                 .live_by_client
                 .entry(opening.client.clone())
@@ -131,7 +132,7 @@ impl State {
         let ahead = grant(&admit.spending, &spent, sharers, 0, admit.ahead).unwrap_or(0);
         self.spend(client, &admit.starts, 1);
         self.spend(client, &admit.spending, ahead);
-        self.enter(&admit.opening);
+        self.enter(admit.opening.session, &admit.opening);
         Admitted::Granted { ahead }
     }
 
@@ -150,22 +151,23 @@ impl State {
     }
 
     fn settle(&mut self, settle: &Settle) {
-        let record = &settle.record;
-        if !self.settled.insert(record.session.clone()) {
-            return;
-        }
-        let opening = SessionId::parse(&record.session).and_then(|id| self.live.remove(&id));
-        if let Some(opening) = opening
-            && let Some(live) = self.live_by_client.get_mut(&opening.client)
+        if settle.keeps_seat {
+            self.live.entry(settle.seat).and_modify(|seat| *seat = None);
+        } else if self.live.remove(&settle.seat).is_some()
+            && let Some(live) = self.live_by_client.get_mut(&settle.client)
         {
             *live -= 1;
             if *live == 0 {
-                self.live_by_client.remove(&opening.client);
+                self.live_by_client.remove(&settle.client);
             }
         }
-        if let Ok(client) = ClientId::parse(&record.client) {
-            self.adjust(&client, &settle.adjust);
+        let Some(record) = &settle.record else {
+            return self.adjust(&settle.client, &settle.adjust);
+        };
+        if !self.settled.insert(record.session.clone()) {
+            return;
         }
+        self.adjust(&settle.client, &settle.adjust);
         let group = (
             record.client.clone(),
             record.day(),
@@ -213,7 +215,7 @@ impl State {
         for ((client, day, model, voice), tally) in &self.sums {
             sums.add(query, (client, *day, model, voice), tally);
         }
-        for opening in self.live.values() {
+        for opening in self.live.values().flatten() {
             let group = (opening.client.as_str(), Day::of_ms(opening.started_ms));
             let group = (
                 group.0,
@@ -259,6 +261,21 @@ impl Store for Memory {
         ready(())
     }
 
+    fn settle_in_turn(&self, settle: &Arc<Settle>, _failed: SettleFailed) -> bool {
+        self.state.lock().settle(settle);
+        true
+    }
+
+    fn keeps_seats(&self) -> bool {
+        true
+    }
+
+    fn seat_in_turn(&self, live: &Arc<LiveSession>, opening: &Arc<Opening>) {
+        if let Some(seat) = self.state.lock().live.get_mut(&live.seat()) {
+            *seat = Some(opening.clone());
+        }
+    }
+
     fn used<'a>(&'a self, client: &'a ClientId, keys: &'a [WindowKey]) -> Boxed<'a, Vec<u64>> {
         let state = self.state.lock();
         ready(keys.iter().map(|key| state.used(client, *key)).collect())
@@ -268,10 +285,10 @@ impl Store for Memory {
         ready(Heartbeat::default())
     }
 
-    fn readopt<'a>(&'a self, sessions: &'a [(Arc<Opening>, Characters)]) -> Boxed<'a, ()> {
+    fn readopt<'a>(&'a self, sessions: &'a [Readopt]) -> Boxed<'a, ()> {
         let mut state = self.state.lock();
-        for (opening, _) in sessions {
-            state.enter(opening);
+        for session in sessions {
+            state.enter(session.seat, &session.opening);
         }
         ready(())
     }

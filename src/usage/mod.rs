@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod counters;
 mod ledger;
+mod live;
 mod memory;
 mod redis;
 mod sqlite;
@@ -18,16 +19,17 @@ mod window;
 #[cfg(test)]
 pub(crate) mod suite;
 
-pub use books::{Books, LiveSession, Reader, Unavailable, open, open_reader, revoke};
+pub use books::{Books, Reader, Unavailable, open, open_reader, revoke};
 pub use clock::WallClock;
 pub use config::{Config, OnStoreFailure, OpenError, RedisUrl, StoreUrl, Synchronous};
 pub use counters::{Counters, Histogram, Operation};
 pub use ledger::{
     Day, GroupBy, InvalidDay, InvalidGroupBy, LedgerRow, Opening, Outcome, Query, Record, UsageRow,
 };
+pub use live::LiveSession;
 pub use store::{
-    Adjust, Admit, Admitted, Boxed, Heartbeat, Reserve, Reserved, Settle, Store, StoreError,
-    TokenKey,
+    Adjust, Admit, Admitted, Boxed, Heartbeat, Readopt, Reserve, Reserved, Settle, Store,
+    StoreError, TokenKey,
 };
 pub use window::{Charge, Per, Unit, WindowKey};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::window::{Charge, WindowKey};
-use super::{Characters, Opening, Query, Record, UsageRow};
+use super::{Characters, LiveSession, Opening, Query, Record, UsageRow};
 use crate::ids::{ClientId, SessionId};
 
 /// What a store's methods return.
@@ -67,8 +67,8 @@ pub enum Admitted {
 /// Characters for a session are asked for.
 #[derive(Clone, Debug)]
 pub struct Reserve {
-    /// For whom.
-    pub session: SessionId,
+    /// The seat of the session that they are for.
+    pub seat: SessionId,
     /// The session's client.
     pub client: ClientId,
     /// What they are charged to.
@@ -87,9 +87,9 @@ pub struct Reserve {
 /// A correction of counters: what a session gives back (negative), or spent without asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adjust {
-    /// Whose.
-    pub session: SessionId,
-    /// Added to what the session has reserved.
+    /// Whose seat.
+    pub seat: SessionId,
+    /// Added to what is reserved there.
     pub characters: i64,
     /// Added to the counters, which never show less than nothing.
     pub amounts: Vec<(WindowKey, i64)>,
@@ -112,11 +112,44 @@ pub enum Reserved {
 /// The end of a session, or a refusal: the ledger row, and what is given back.
 #[derive(Clone, Debug)]
 pub struct Settle {
+    /// Who spent.
+    pub client: ClientId,
+    /// Where the session sat.
+    pub seat: SessionId,
+    /// Whether the seat stays the client's, for its next session, with what is reserved there; only
+    /// where the store [keeps seats](Store::keeps_seats).
+    pub keeps_seat: bool,
     /// What goes into the ledger. A session is entered once; a second settlement changes nothing,
-    /// except that it replaces a row that says the session was lost.
-    pub record: Record,
+    /// except that it replaces a row that says the session was lost. None when a seat is given up
+    /// that nobody sits in.
+    pub record: Option<Record>,
     /// Corrections, applied only if the row is entered.
     pub adjust: Vec<Adjust>,
+}
+
+impl Settle {
+    /// The end of a session that sat in a seat of its own, or was never admitted.
+    #[must_use]
+    pub fn new(client: ClientId, session: SessionId, record: Record) -> Self {
+        Self {
+            client,
+            seat: session,
+            keeps_seat: false,
+            record: Some(record),
+            adjust: Vec::new(),
+        }
+    }
+}
+
+/// A live session that a process makes known again.
+#[derive(Clone, Debug)]
+pub struct Readopt {
+    /// Where it sits.
+    pub seat: SessionId,
+    /// Who sits there.
+    pub opening: Arc<Opening>,
+    /// What is reserved there.
+    pub reserved: Characters,
 }
 
 /// The answer to a heartbeat.
@@ -191,14 +224,26 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
+    /// Whether a settlement may leave the session's seat, which is its slot and what is reserved
+    /// there, to the client's next session. Only a store of this process alone does.
+    fn keeps_seats(&self) -> bool {
+        false
+    }
+
+    /// Enters who sits in a seat that was kept, in turn and without an answer, if it is still so by
+    /// then. Until it is entered, a crash leaves the ledger a lost row without the session's name.
+    fn seat_in_turn(&self, live: &Arc<LiveSession>, opening: &Arc<Opening>) {
+        let _ = (live, opening);
+    }
+
     /// What the counters show.
     fn used<'a>(&'a self, client: &'a ClientId, keys: &'a [WindowKey]) -> Boxed<'a, Vec<u64>>;
 
     /// Renews this process's lease. Also proves that the store can write.
     fn heartbeat(&self) -> Boxed<'_, Heartbeat>;
 
-    /// Enters sessions of this process that the store does not know, each with what it reserved.
-    fn readopt<'a>(&'a self, sessions: &'a [(Arc<Opening>, Characters)]) -> Boxed<'a, ()>;
+    /// Enters sessions of this process that the store does not know.
+    fn readopt<'a>(&'a self, sessions: &'a [Readopt]) -> Boxed<'a, ()>;
 
     /// Enters some sessions of dead processes as lost and frees their slots. Returns how many;
     /// 0 when there are no more.

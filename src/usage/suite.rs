@@ -255,7 +255,7 @@ fn admit(opening: &Arc<Opening>) -> Admit {
 
 fn reserve(opening: &Opening, charges: &[Charge], need: u64, ahead: u64) -> Reserve {
     Reserve {
-        session: opening.session,
+        seat: opening.session,
         client: opening.client.clone(),
         charges: charges.into(),
         need,
@@ -284,10 +284,7 @@ async fn starts_are_counted_and_slots_are_freed(place: Place) {
     assert_eq!(books.admit(&ask(&client("ben"))).await.unwrap().0, granted);
     let record = Record::new(row(&anna, first.opening.session, NOW), Outcome::Ended);
     books
-        .settle(Settle {
-            record,
-            adjust: Vec::new(),
-        })
+        .settle(Settle::new(anna.clone(), first.opening.session, record))
         .await;
     assert_eq!(books.admit(&ask(&anna)).await.unwrap().0, granted);
     assert_eq!(
@@ -336,7 +333,7 @@ async fn windows_are_charged_all_or_none(place: Place) {
         [60, 30_000]
     );
     let adjust = vec![Adjust {
-        session: opening.session,
+        seat: opening.session,
         characters: -10,
         amounts: vec![(keys[0], -10), (keys[1], -5000)],
     }];
@@ -354,7 +351,7 @@ async fn windows_are_charged_all_or_none(place: Place) {
     );
     let most = i64::from(u32::MAX);
     let too_much = Adjust {
-        session: opening.session,
+        seat: opening.session,
         characters: -most,
         amounts: vec![(keys[0], -most)],
     };
@@ -438,24 +435,16 @@ async fn the_ledger_keeps_every_row_once(place: Place) {
     let opening = opening(&anna);
     books.admit(&admit(&opening)).await.unwrap();
     let ended = Record::new(row(&anna, opening.session, NOW), Outcome::Ended);
-    let settle = Settle {
-        record: ended.clone(),
-        adjust: Vec::new(),
-    };
+    let settle = Settle::new(anna.clone(), opening.session, ended.clone());
     books.settle(settle.clone()).await;
     books.settle(settle).await;
-    let mut refused = Record::new(
-        row(&anna, SessionId::random(), NOW + DAY_MS),
-        Outcome::Refused,
-    );
+    let other = SessionId::random();
+    let mut refused = Record::new(row(&anna, other, NOW + DAY_MS), Outcome::Refused);
     refused.first_audio_ms = None;
     refused.trace_id = None;
     refused.characters_forwarded = 0;
     refused.voice = "odd \"voice\" [\u{e9}]".to_owned();
-    books.settle_later(Settle {
-        record: refused.clone(),
-        adjust: Vec::new(),
-    });
+    books.settle_later(Settle::new(anna.clone(), other, refused.clone()));
     until("both rows are entered", async || {
         books.recent(10).await.unwrap().len() == 2
     })
@@ -537,12 +526,10 @@ async fn old_rows_go_away(place: Place) {
     // Redis numbers rows by its own clock; what is old there is older than anything a test enters.
     for age in [501, 500, 0] {
         let started = NOW - age * DAY_MS;
-        let record = Record::new(row(&anna, SessionId::random(), started), Outcome::Ended);
+        let session = SessionId::random();
+        let record = Record::new(row(&anna, session, started), Outcome::Ended);
         books
-            .settle(Settle {
-                record,
-                adjust: Vec::new(),
-            })
+            .settle(Settle::new(anna.clone(), session, record))
             .await;
     }
     let store = books.store_for_tests();
@@ -720,11 +707,12 @@ fn the_dead_are_entered_as_lost(place: &Place) {
         record.characters_forwarded = 40;
         let amounts = vec![(charges[0].key, -60)];
         let adjust = vec![Adjust {
-            session,
+            seat: session,
             characters: -60,
             amounts,
         }];
-        books.settle(Settle { record, adjust }).await;
+        let settle = Settle::new(anna.clone(), session, record);
+        books.settle(Settle { adjust, ..settle }).await;
         let usage = books.usage(&Query::default()).await.unwrap();
         assert_eq!(
             (usage[0].sessions, usage[0].lost, usage[0].characters),
@@ -861,13 +849,7 @@ async fn books_can_be_read_beside_a_running_relay() {
     for place in [Place::sqlite(), Place::redis()] {
         let books = place.open().await;
         let anna = client("anna");
-        let record = Record::new(row(&anna, SessionId::random(), NOW), Outcome::Ended);
-        books
-            .settle(Settle {
-                record,
-                adjust: Vec::new(),
-            })
-            .await;
+        books.settle(ended(&anna, SessionId::random())).await;
         // A settlement is written a moment after it is accepted; the books themselves wait for it.
         assert_eq!(books.recent(1).await.unwrap().len(), 1);
         let reader = open_reader(&place.config).await.unwrap();
@@ -1003,10 +985,8 @@ async fn a_month_of_a_large_ledger_is_read_from_its_sums() {
 }
 
 fn ended(client: &ClientId, session: SessionId) -> Settle {
-    Settle {
-        record: Record::new(row(client, session, NOW), Outcome::Ended),
-        adjust: Vec::new(),
-    }
+    let record = Record::new(row(client, session, NOW), Outcome::Ended);
+    Settle::new(client.clone(), session, record)
 }
 
 /// A process that had been taken for dead makes its sessions known again while they end.
@@ -1016,7 +996,12 @@ async fn an_ended_session_is_not_readopted(place: Place) {
     books.admit(&admit(&first)).await.unwrap();
     books.settle(ended(&anna, first.session)).await;
     let store = books.store_for_tests();
-    store.readopt(&[(first, 0)]).await.unwrap();
+    let again = Readopt {
+        seat: first.session,
+        opening: first,
+        reserved: 0,
+    };
+    store.readopt(&[again]).await.unwrap();
     let ask = Admit {
         max_concurrent: 1,
         ..admit(&opening(&anna))

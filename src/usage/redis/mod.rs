@@ -9,7 +9,6 @@ mod connection;
 mod reader;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{FromRedisValue, Script, cmd};
@@ -22,8 +21,8 @@ use super::config::{Config, OpenError, RedisUrl};
 use super::store::{Boxed, Store, TokenKey};
 use super::window::{AHEAD_SHARE, FIRST_SHARE, WINDOWS_KEPT};
 use super::{
-    Adjust, Admit, Admitted, Characters, Charge, Heartbeat, Opening, Query, Record, Reserve,
-    Reserved, Settle, StoreError, UsageRow, WallClock, WindowKey,
+    Adjust, Admit, Admitted, Charge, Heartbeat, Query, Readopt, Record, Reserve, Reserved, Settle,
+    StoreError, UsageRow, WallClock, WindowKey,
 };
 use crate::ids::{ClientId, SessionId};
 
@@ -266,7 +265,7 @@ fn adjustments(adjust: &[Adjust]) -> Value {
     let amount = |(key, amount): &(WindowKey, i64)| json!({ "kind": key.name(), "start": key.start.to_string(), "amount": amount });
     let adjustment = |adjust: &Adjust| {
         let amounts: Vec<Value> = adjust.amounts.iter().map(amount).collect();
-        let session = adjust.session.to_string();
+        let session = adjust.seat.to_string();
         json!({ "session": session, "characters": adjust.characters, "amounts": amounts })
     };
     adjust.iter().map(adjustment).collect()
@@ -338,7 +337,7 @@ impl Redis {
     async fn reserved(&self, reserve: &Reserve) -> Result<Reserved, StoreError> {
         let request = json!({
             "client": reserve.client,
-            "session": reserve.session.to_string(),
+            "session": reserve.seat.to_string(),
             "charges": windows(&reserve.charges),
             "need": reserve.need,
             "ahead": reserve.ahead,
@@ -362,16 +361,19 @@ impl Redis {
     }
 
     async fn settled(&self, settle: &Settle) -> Result<(), StoreError> {
-        let record = &settle.record;
+        let Some(record) = &settle.record else {
+            // Only a seat that was kept is given up without a row, and none is kept here.
+            return Ok(());
+        };
         let request = json!({
-            "client": record.client,
-            "session": record.session,
+            "client": settle.client,
+            "session": settle.seat.to_string(),
             "record": text(record)?,
             "adjust": adjustments(&settle.adjust),
         });
         let answer = self.ask(&self.scripts.settle, request).await?;
-        if let (Some(1), Ok(client)) = (answer.first(), ClientId::parse(&record.client)) {
-            self.learn_adjust(&client, &settle.adjust);
+        if answer.first() == Some(&1) {
+            self.learn_adjust(&settle.client, &settle.adjust);
         }
         Ok(())
     }
@@ -416,15 +418,15 @@ impl Store for Redis {
         Box::pin(self.beat())
     }
 
-    fn readopt<'a>(&'a self, sessions: &'a [(Arc<Opening>, Characters)]) -> Boxed<'a, ()> {
+    fn readopt<'a>(&'a self, sessions: &'a [Readopt]) -> Boxed<'a, ()> {
         Box::pin(async move {
             let mut entries = Vec::with_capacity(sessions.len());
-            for (opening, reserved) in sessions {
+            for session in sessions {
                 entries.push(json!({
-                    "client": opening.client,
-                    "session": opening.session.to_string(),
-                    "record": text(&Record::opened(opening))?,
-                    "reserved": reserved,
+                    "client": session.opening.client,
+                    "session": session.seat.to_string(),
+                    "record": text(&Record::opened(&session.opening))?,
+                    "reserved": session.reserved,
                 }));
             }
             self.ask(&self.scripts.readopt, json!({ "sessions": entries }))

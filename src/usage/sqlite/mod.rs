@@ -22,8 +22,8 @@ use self::writer::Writer;
 use super::config::OpenError;
 use super::store::{Boxed, SettleFailed, Store, TokenKey};
 use super::{
-    Adjust, Admit, Admitted, Characters, Heartbeat, Opening, Query, Record, Reserve, Reserved,
-    Settle, StoreError, Synchronous, UsageRow, WallClock, WindowKey,
+    Adjust, Admit, Admitted, Heartbeat, LiveSession, Opening, Query, Readopt, Record, Reserve,
+    Reserved, Settle, StoreError, Synchronous, UsageRow, WallClock, WindowKey,
 };
 use crate::ids::ClientId;
 
@@ -305,6 +305,22 @@ impl Store for Sqlite {
             .run_unattended(move |db| ops::settle(db, &settle), failed)
     }
 
+    fn keeps_seats(&self) -> bool {
+        true
+    }
+
+    fn seat_in_turn(&self, live: &Arc<LiveSession>, opening: &Arc<Opening>) {
+        let (live, opening) = (Arc::clone(live), Arc::clone(opening));
+        let enter = move |db: &Connection| match live.seats(&opening) {
+            true => ops::seat(db, live.seat(), &opening),
+            // It has ended meanwhile.
+            false => Ok(()),
+        };
+        // One that is not entered is lost without its name, if this process dies; a store that
+        // fails shows with the next request.
+        self.writer.run_unattended(enter, |_| ());
+    }
+
     fn used<'a>(&'a self, client: &'a ClientId, keys: &'a [WindowKey]) -> Boxed<'a, Vec<u64>> {
         let (client, keys) = (client.clone(), keys.to_vec());
         self.read(move |db| {
@@ -319,7 +335,7 @@ impl Store for Sqlite {
         self.write(move |db| ops::heartbeat(db, &owner, now_ms, lease_ms))
     }
 
-    fn readopt<'a>(&'a self, sessions: &'a [(Arc<Opening>, Characters)]) -> Boxed<'a, ()> {
+    fn readopt<'a>(&'a self, sessions: &'a [Readopt]) -> Boxed<'a, ()> {
         let (owner, sessions) = (self.owner.clone(), sessions.to_vec());
         self.write(move |db| ops::readopt(db, &owner, &sessions))
     }

@@ -1,16 +1,14 @@
 //! What the store does, as SQL inside the writer's transaction. Everything is checked before
 //! anything is written, so that an error here means that the file failed.
 
-use std::sync::Arc;
-
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use crate::ids::ClientId;
+use crate::ids::{ClientId, SessionId};
 use crate::usage::store::TokenKey;
 use crate::usage::window::{FIRST_SHARE, WINDOWS_KEPT, grant};
 use crate::usage::{
-    Adjust, Admit, Admitted, Characters, Charge, Heartbeat, Opening, Record, Reserve, Reserved,
-    Settle, WindowKey,
+    Adjust, Admit, Admitted, Characters, Charge, Heartbeat, Opening, Readopt, Record, Reserve,
+    Reserved, Settle, WindowKey,
 };
 
 /// How many rows one call of [`sweep`] or [`prune`] touches at most, so that nobody waits long.
@@ -101,7 +99,7 @@ fn spend(db: &Connection, client: &ClientId, charges: &[Charge], count: u64) -> 
 pub(super) fn give_back(db: &Connection, client: &ClientId, adjust: &[Adjust]) -> Result<()> {
     for adjust in adjust {
         add_all(db, client, adjust)?;
-        hold(db, &adjust.session.to_string(), adjust.characters)?;
+        hold(db, adjust.seat, adjust.characters)?;
     }
     Ok(())
 }
@@ -114,10 +112,10 @@ fn add_all(db: &Connection, client: &ClientId, adjust: &Adjust) -> Result<()> {
         .try_for_each(|(key, amount)| add(db, client, *key, *amount))
 }
 
-/// Adds to what a live session has reserved.
-fn hold(db: &Connection, session: &str, characters: i64) -> Result<()> {
+/// Adds to what is reserved in a seat.
+fn hold(db: &Connection, seat: SessionId, characters: i64) -> Result<()> {
     db.prepare_cached("UPDATE live SET reserved = max(0, reserved + ?2) WHERE session = ?1")?
-        .execute(params![session, characters])?;
+        .execute(params![seat.to_string(), characters])?;
     Ok(())
 }
 
@@ -130,17 +128,33 @@ fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64) -> Resul
     .query_row(params![client.as_str(), owner, now_ms], |row| row.get(0))
 }
 
-fn enter(db: &Connection, owner: &str, opening: &Opening, reserved: Characters) -> Result<()> {
-    let record = serde_json::to_string(&Record::opened(opening))
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-    db.prepare_cached("INSERT OR IGNORE INTO live VALUES (?1, ?2, ?3, ?4, ?5)")?
+fn opened(opening: &Opening) -> Result<String> {
+    serde_json::to_string(&Record::opened(opening))
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn enter(
+    db: &Connection,
+    owner: &str,
+    seat: SessionId,
+    opening: &Opening,
+    reserved: Characters,
+) -> Result<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO live VALUES (?1, ?2, ?3, ?4, ?5, 0)")?
         .execute(params![
-            opening.session.to_string(),
+            seat.to_string(),
             opening.client.as_str(),
             owner,
             int(reserved),
-            record
+            opened(opening)?
         ])?;
+    Ok(())
+}
+
+/// Enters who sits in a seat that was kept.
+pub(super) fn seat(db: &Connection, seat: SessionId, opening: &Opening) -> Result<()> {
+    db.prepare_cached("UPDATE live SET record = ?2, vacant = 0 WHERE session = ?1")?
+        .execute(params![seat.to_string(), opened(opening)?])?;
     Ok(())
 }
 
@@ -171,7 +185,7 @@ pub(super) fn admit(db: &Connection, owner: &str, now_ms: i64, admit: &Admit) ->
     let ahead = grant(&admit.spending, &spent, sharers, 0, admit.ahead).unwrap_or(0);
     spend(db, client, &admit.starts, 1)?;
     spend(db, client, &admit.spending, ahead)?;
-    enter(db, owner, &admit.opening, ahead)?;
+    enter(db, owner, admit.opening.session, &admit.opening, ahead)?;
     Ok(Admitted::Granted { ahead })
 }
 
@@ -188,7 +202,7 @@ pub(super) fn reserve(
     match grant(&reserve.charges, &used, live, reserve.need, reserve.ahead) {
         Ok(granted) => {
             spend(db, client, &reserve.charges, granted)?;
-            hold(db, &reserve.session.to_string(), int(granted))?;
+            hold(db, reserve.seat, int(granted))?;
             Ok(Reserved::Granted(granted))
         }
         Err(window) => Ok(Reserved::Short { window, used }),
@@ -200,7 +214,7 @@ pub(super) fn unreserve(db: &Connection, reserve: &Reserve, granted: Characters)
     let amounts = reserve.charges.iter();
     let amounts = amounts.map(|charge| (charge.key, -int(granted.saturating_mul(charge.each))));
     let adjust = Adjust {
-        session: reserve.session,
+        seat: reserve.seat,
         characters: -int(granted),
         amounts: amounts.collect(),
     };
@@ -301,22 +315,32 @@ fn correct(db: &Connection, record: &Record) -> Result<bool> {
 }
 
 pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
-    let record = &settle.record;
-    db.prepare_cached("DELETE FROM live WHERE session = ?1")?
-        .execute([&record.session])?;
-    if !write(db, record)? && !correct(db, record)? {
+    if !settle.keeps_seat {
+        db.prepare_cached("DELETE FROM live WHERE session = ?1")?
+            .execute([settle.seat.to_string()])?;
+    }
+    if let Some(record) = &settle.record
+        && !write(db, record)?
+        && !correct(db, record)?
+    {
         return Ok(());
     }
-    let Ok(client) = ClientId::parse(&record.client) else {
-        return Ok(());
-    };
+    let mut change = 0;
     for adjust in &settle.adjust {
-        add_all(db, &client, adjust)?;
-        let session = adjust.session.to_string();
-        // What stood in its own row went with it.
-        if session != record.session {
-            hold(db, &session, adjust.characters)?;
+        add_all(db, &settle.client, adjust)?;
+        if adjust.seat == settle.seat {
+            change += adjust.characters;
+        } else {
+            hold(db, adjust.seat, adjust.characters)?;
         }
+    }
+    if settle.keeps_seat {
+        let spent = settle.record.as_ref();
+        change -= spent.map_or(0, |record| int(record.characters_forwarded));
+        db.prepare_cached(
+            "UPDATE live SET reserved = max(0, reserved + ?2), vacant = 1 WHERE session = ?1",
+        )?
+        .execute(params![settle.seat.to_string(), change])?;
     }
     Ok(())
 }
@@ -346,15 +370,20 @@ pub(super) fn heartbeat(
 pub(super) fn readopt(
     db: &Connection,
     owner: &str,
-    sessions: &[(Arc<Opening>, Characters)],
+    sessions: &[Readopt],
 ) -> Result<()> {
-    for (opening, reserved) in sessions {
+    for Readopt {
+        seat,
+        opening,
+        reserved,
+    } in sessions
+    {
         // One that has ended since it was counted among the live would hold its slot for good.
         let is_settled = db
             .prepare_cached("SELECT 1 FROM ledger WHERE session = ?1 AND outcome <> 'lost'")?
             .exists([opening.session.to_string()])?;
         if !is_settled {
-            enter(db, owner, opening, *reserved)?;
+            enter(db, owner, *seat, opening, *reserved)?;
         }
     }
     Ok(())
@@ -363,23 +392,29 @@ pub(super) fn readopt(
 /// Enters some sessions of processes whose lease has run out as lost. With `alone`, when no other
 /// process has the file open, leases of others need not be waited for.
 pub(super) fn sweep(db: &Connection, owner: &str, now_ms: i64, alone: bool) -> Result<u64> {
-    let rows: Vec<(String, u64, String)> = db
+    let rows: Vec<(String, u64, String, bool)> = db
         .prepare_cached(
-            "SELECT session, reserved, record FROM live WHERE owner <> ?1 AND (?2 OR owner NOT IN \
+            "SELECT session, reserved, record, vacant FROM live WHERE owner <> ?1 AND (?2 OR owner NOT IN \
              (SELECT id FROM owners WHERE expires_ms > ?3)) LIMIT ?4",
         )?
         .query_map(params![owner, alone, now_ms, BATCH], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
         .collect::<Result<_>>()?;
-    for (session, reserved, record) in &rows {
+    for (seat, reserved, record, vacant) in &rows {
         // A record this program cannot read must not hold up all others for ever.
         if let Ok(mut record) = serde_json::from_str::<Record>(record) {
             record.lose(*reserved, now_ms);
-            write(db, &record)?;
+            // What was reserved in a vacant seat may have been spent by a session that had just sat
+            // down and whose name never came here.
+            let is_nameless = *vacant || !write(db, &record)?;
+            if is_nameless && *reserved > 0 {
+                record.session = SessionId::random().to_string();
+                write(db, &record)?;
+            }
         }
         db.prepare_cached("DELETE FROM live WHERE session = ?1")?
-            .execute([session])?;
+            .execute([seat])?;
     }
     if rows.is_empty() {
         db.prepare_cached(

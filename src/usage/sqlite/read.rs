@@ -28,7 +28,7 @@ pub(super) fn usage(db: &Connection, query: &Query) -> Result<Vec<UsageRow>> {
             (text(1), text(2), text(3));
         sums.add(query, (client?, day, model?, voice?), &tally);
     }
-    let mut live = db.prepare("SELECT record FROM live")?;
+    let mut live = db.prepare("SELECT record FROM live WHERE NOT vacant")?;
     let mut rows = live.query([])?;
     while let Some(row) = rows.next()? {
         if let Ok(record) = serde_json::from_str::<Record>(row.get_ref(0)?.as_str()?) {

@@ -4,7 +4,11 @@ use rusqlite::Connection;
 
 /// Step `n` takes a file from version `n` to `n + 1`; `PRAGMA user_version` holds the version.
 /// Steps are never changed once released, only followed by others.
-const MIGRATIONS: [&str; 2] = [include_str!("v1.sql"), include_str!("v2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("v1.sql"),
+    include_str!("v2.sql"),
+    include_str!("v3.sql"),
+];
 
 /// The version this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();

@@ -1,12 +1,12 @@
 //! The one thread that writes. What is waiting when it comes round goes into one transaction, so
 //! that many sessions share one commit; nobody is answered before the commit. When requests come
-//! thick and fast, it lets some gather.
+//! thick and fast, it lets some gather; those that nobody waits for it lets gather for longer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -22,6 +22,9 @@ const BATCH: usize = 256;
 /// does, and so does waking this thread.
 const PACE: Duration = Duration::from_millis(1);
 
+/// The same while nobody waits for an answer. Others see what is written so much later.
+const LAG: Duration = Duration::from_millis(10);
+
 /// The writer is busy when more requests than this are to be expected within [`PACE`].
 const BUSY_REQUESTS: f64 = 2.0;
 
@@ -29,23 +32,21 @@ const BUSY_REQUESTS: f64 = 2.0;
 const MEMORY: f64 = 0.75;
 
 /// The sending end; the thread ends with it, once all is written.
-pub(super) struct Writer {
-    requests: SyncSender<Box<dyn Job>>,
-    /// Requests that nobody waits for and that are not done.
-    unattended: Arc<AtomicUsize>,
-}
+pub(super) struct Writer(Arc<Queue>);
 
 impl Writer {
     /// Starts the thread.
     pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
-        let (requests, receiver) = sync_channel(WAITING);
+        let queue = Arc::<Queue>::default();
+        let receiver = Arc::clone(&queue);
         std::thread::Builder::new()
             .name("usage-writer".to_owned())
-            .spawn(move || run(&connection, &receiver))?;
-        Ok(Self {
-            requests,
-            unattended: Arc::default(),
-        })
+            .spawn(move || {
+                // However it ends: who asks from then on is told so.
+                let _stopped = Stopped(&receiver);
+                run(&connection, &receiver);
+            })?;
+        Ok(Self(queue))
     }
 
     /// Runs `work` in a transaction. When the answer is no longer awaited by the time the
@@ -62,12 +63,7 @@ impl Writer {
             value: None,
             reply,
         };
-        self.requests
-            .try_send(Box::new(job))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => unavailable("too many requests wait for the file"),
-                TrySendError::Disconnected(_) => unavailable("the writer has stopped"),
-            })?;
+        self.0.send(Box::new(job), true)?;
         answer
             .await
             .unwrap_or_else(|_| Err(unavailable("the writer has stopped")))
@@ -80,25 +76,120 @@ impl Writer {
         work: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
         failed: impl FnOnce(&StoreError) + Send + 'static,
     ) -> bool {
-        self.unattended.fetch_add(1, Ordering::Relaxed);
         let job = Unattended {
             work: Some(work),
             failed,
-            count: Arc::clone(&self.unattended),
         };
-        let sent = self.requests.try_send(Box::new(job)).is_ok();
-        if !sent {
-            self.unattended.fetch_sub(1, Ordering::Relaxed);
-        }
-        sent
+        self.0.send(Box::new(job), false).is_ok()
     }
 
     /// Returns when what nobody waits for has been done, as far as it has been asked.
     pub(super) async fn catch_up(&self) {
-        if self.unattended.load(Ordering::Acquire) > 0 {
+        if self.0.state.lock().n_unattended > 0 {
             // A failure concerns those whose requests they are.
             let _ = self.run(|_| Ok(()), |_, ()| Ok(())).await;
         }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.state.lock().is_closed = true;
+        self.0.bell.notify_one();
+    }
+}
+
+/// What the thread has to do.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    /// Wakes the thread.
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Box<dyn Job>>,
+    /// How many of `jobs` somebody waits for.
+    n_attended: usize,
+    /// Requests that nobody waits for and that are not done.
+    n_unattended: usize,
+    /// Whether the thread sleeps until there is anything to do.
+    is_idle: bool,
+    /// Nobody will ask any more.
+    is_closed: bool,
+    /// Nobody will answer any more.
+    is_stopped: bool,
+}
+
+impl Queue {
+    fn send(&self, job: Box<dyn Job>, is_attended: bool) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        if state.is_stopped {
+            return Err(unavailable("the writer has stopped"));
+        }
+        if state.jobs.len() >= WAITING {
+            return Err(unavailable("too many requests wait for the file"));
+        }
+        state.jobs.push_back(job);
+        let n_sent = match is_attended {
+            true => &mut state.n_attended,
+            false => &mut state.n_unattended,
+        };
+        *n_sent += 1;
+        // A thread that lets requests gather is left asleep by those that can wait.
+        let wakes = is_attended || state.is_idle || state.jobs.len() == BATCH;
+        state.is_idle = false;
+        drop(state);
+        if wakes {
+            self.bell.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The next requests, when it is time for them; none when there will be no more. With something
+    /// `to_undo` nothing is waited for.
+    fn next(&self, pace: &Pace, to_undo: bool) -> Option<Vec<Box<dyn Job>>> {
+        let mut state = self.state.lock();
+        while state.jobs.is_empty() && !to_undo {
+            if state.is_closed {
+                return None;
+            }
+            state.is_idle = true;
+            self.bell.wait(&mut state);
+        }
+        state.is_idle = false;
+        if !to_undo {
+            self.gather(pace, &mut state);
+        }
+        let n = state.jobs.len().min(BATCH);
+        let batch: Vec<_> = state.jobs.drain(..n).collect();
+        state.n_attended -= batch.iter().filter(|job| job.is_attended()).count();
+        Some(batch)
+    }
+
+    /// Lets more requests come.
+    fn gather(&self, pace: &Pace, state: &mut MutexGuard<'_, State>) {
+        let can_wait = |state: &State| {
+            state.n_attended == 0 && state.jobs.len() < BATCH && !state.is_closed
+        };
+        while can_wait(state) && Instant::now() < pace.begun + LAG {
+            self.bell.wait_until(state, pace.begun + LAG);
+        }
+        if state.n_attended > 0 {
+            MutexGuard::unlocked(state, || pace.wait());
+        }
+    }
+}
+
+/// Whoever waits is told that nothing is answered any more.
+struct Stopped<'a>(&'a Queue);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.is_stopped = true;
+        state.jobs.clear();
     }
 }
 
@@ -140,6 +231,8 @@ fn unavailable(why: &str) -> StoreError {
 }
 
 trait Job: Send {
+    /// Whether somebody is to get an answer.
+    fn is_attended(&self) -> bool;
     /// Whether it is still to be done: somebody waits for the answer, or nobody ever did.
     fn is_wanted(&self) -> bool;
     /// Does the work inside the open transaction.
@@ -161,6 +254,10 @@ where
     W: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
 {
+    fn is_attended(&self) -> bool {
+        true
+    }
+
     fn is_wanted(&self) -> bool {
         !self.reply.is_closed()
     }
@@ -201,6 +298,10 @@ where
     T: Send + 'static,
     U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
 {
+    fn is_attended(&self) -> bool {
+        false
+    }
+
     fn is_wanted(&self) -> bool {
         true
     }
@@ -220,7 +321,6 @@ where
 struct Unattended<W, F> {
     work: Option<W>,
     failed: F,
-    count: Arc<AtomicUsize>,
 }
 
 impl<W, F> Job for Unattended<W, F>
@@ -228,6 +328,10 @@ where
     W: FnOnce(&Connection) -> rusqlite::Result<()> + Send,
     F: FnOnce(&StoreError) + Send,
 {
+    fn is_attended(&self) -> bool {
+        false
+    }
+
     fn is_wanted(&self) -> bool {
         true
     }
@@ -243,44 +347,32 @@ where
         if let Some(error) = failure {
             (self.failed)(error);
         }
-        self.count.fetch_sub(1, Ordering::Release);
         None
     }
 }
 
-fn run(connection: &Connection, requests: &Receiver<Box<dyn Job>>) {
+fn run(connection: &Connection, queue: &Queue) {
     let mut undo: Vec<Box<dyn Job>> = Vec::new();
     let mut pace = Pace::new();
-    loop {
+    while let Some(asked) = queue.next(&pace, !undo.is_empty()) {
+        let n_unattended = asked.iter().filter(|job| !job.is_attended()).count();
         let mut batch = std::mem::take(&mut undo);
-        if batch.is_empty() {
-            match requests.recv() {
-                Ok(job) => batch.push(job),
-                Err(_) => return,
-            }
-        }
-        pace.wait();
-        while batch.len() < BATCH
-            && let Ok(job) = requests.try_recv()
-        {
-            batch.push(job);
-        }
         // Whoever has given up has been told so; doing it now would only strand what it reserves.
-        batch.retain(|job| job.is_wanted());
-        if batch.is_empty() {
-            continue;
+        batch.extend(asked.into_iter().filter(|job| job.is_wanted()));
+        if !batch.is_empty() {
+            pace.begin(batch.len());
+            let failure = commit(connection, &mut batch).err().map(|error| {
+                // The transaction may already be gone, as after a full disk.
+                let _ = connection.execute_batch("ROLLBACK");
+                StoreError::Unavailable(error.to_string())
+            });
+            undo.extend(
+                batch
+                    .into_iter()
+                    .filter_map(|job| job.answer(failure.as_ref())),
+            );
         }
-        pace.begin(batch.len());
-        let failure = commit(connection, &mut batch).err().map(|error| {
-            // The transaction may already be gone, as after a full disk.
-            let _ = connection.execute_batch("ROLLBACK");
-            StoreError::Unavailable(error.to_string())
-        });
-        undo.extend(
-            batch
-                .into_iter()
-                .filter_map(|job| job.answer(failure.as_ref())),
-        );
+        queue.state.lock().n_unattended -= n_unattended;
     }
 }
 

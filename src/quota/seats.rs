@@ -1,0 +1,111 @@
+//! Seats that sessions have left to the next ones of their client.
+//!
+//! A session whose client comes again and again leaves its slot, and what it reserved and did not
+//! spend, where they are: the store has counted them, so the client's next session can take them
+//! over without asking it. What nobody takes over goes back after [`KEPT_FOR`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Limits;
+use super::client::Presence;
+use super::meter::Meter;
+use crate::ids::ClientId;
+
+/// So long a seat stays vacant. A client whose sessions start further apart than this leaves none.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// So many of one client stay vacant at most.
+const MOST_VACANT: usize = 16;
+
+/// A seat that nobody sits in.
+pub(super) struct Seat {
+    pub(super) client: Arc<Presence>,
+    pub(super) meter: Arc<Meter>,
+    /// The plan that it was kept under.
+    pub(super) limits: Arc<Limits>,
+    /// [`Books::returns`](crate::usage::Books::returns) when it was kept.
+    pub(super) returns: u64,
+    pub(super) since: Instant,
+}
+
+/// The vacant seats of all clients. Locked when sessions start and end, never between.
+#[derive(Default)]
+pub(super) struct Seats {
+    clients: Mutex<HashMap<ClientId, Row>>,
+    /// Whether somebody takes back what is not taken over.
+    is_tended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Row {
+    vacant: Vec<Seat>,
+    /// When a session of this client was last let in.
+    last_start: Option<Instant>,
+}
+
+impl Seats {
+    /// A session starts. Whether another one did a short while ago, so that one more may follow.
+    pub(super) fn note_start(&self, client: &ClientId) -> bool {
+        let now = Instant::now();
+        let mut clients = self.clients.lock();
+        let Some(row) = clients.get_mut(client) else {
+            let last_start = Some(now);
+            let vacant = Vec::new();
+            clients.insert(client.clone(), Row { vacant, last_start });
+            return false;
+        };
+        let last = row.last_start.replace(now);
+        last.is_some_and(|last| now - last < KEPT_FOR)
+    }
+
+    /// The seat that was left last.
+    pub(super) fn take(&self, client: &ClientId) -> Option<Seat> {
+        self.clients.lock().get_mut(client)?.vacant.pop()
+    }
+
+    /// Whether there is room for one more.
+    pub(super) fn has_room(&self, client: &ClientId) -> bool {
+        let clients = self.clients.lock();
+        let row = clients.get(client);
+        row.is_none_or(|row| row.vacant.len() < MOST_VACANT)
+    }
+
+    pub(super) fn leave(&self, seat: Seat) {
+        let mut clients = self.clients.lock();
+        let row = clients.entry(seat.client.id.clone()).or_default();
+        row.vacant.push(seat);
+    }
+
+    /// Those that have been vacant for so long, taken out; clients of whom nothing is known that
+    /// matters are forgotten.
+    pub(super) fn take_older(&self, than: Duration) -> Vec<Seat> {
+        let now = Instant::now();
+        let mut old = Vec::new();
+        self.clients.lock().retain(|_, row| {
+            old.extend(row.vacant.extract_if(.., |seat| now - seat.since >= than));
+            let is_recent = row.last_start.is_some_and(|start| now - start < KEPT_FOR);
+            !row.vacant.is_empty() || is_recent
+        });
+        old
+    }
+
+    /// Whether there is nothing to tend to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.lock().is_empty()
+    }
+
+    /// Whether the caller is to tend to the seats, because nobody does.
+    pub(super) fn start_tending(&self) -> bool {
+        !self.is_tended.load(Ordering::Acquire) && !self.is_tended.swap(true, Ordering::AcqRel)
+    }
+
+    /// The caller tends to them no longer.
+    pub(super) fn stop_tending(&self) {
+        self.is_tended.store(false, Ordering::Release);
+    }
+}
