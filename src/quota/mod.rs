@@ -39,8 +39,8 @@ use self::seats::{KEPT_FOR, Seat, Seats};
 use crate::ids::{ClientId, SessionId};
 use crate::metrics::Counter;
 use crate::usage::{
-    Adjust, Admit, Admitted, Books, Characters, Charge, LedgerRow, LiveSession, Opening, Outcome, Record,
-    Reserve, Reserved, Settle, Unavailable, Unit, WindowKey,
+    Adjust, Admit, Admitted, Books, Characters, Charge, LedgerRow, LiveSession, Opening, Outcome,
+    Record, Reserve, Reserved, Settle, Unavailable, Unit, WindowKey,
 };
 
 /// How often a process looks whether another one wants idle blocks back.

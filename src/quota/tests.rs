@@ -592,19 +592,33 @@ async fn refused_sessions_stand_in_the_ledger() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Open { flash: bool },
-    Charge { session: usize, characters: u64 },
-    Settle { session: usize },
-    Wait { minutes: i64 },
-    Reload { plan: usize },
+    Open {
+        flash: bool,
+    },
+    Charge {
+        session: usize,
+        characters: u64,
+        is_large: bool,
+    },
+    Settle {
+        session: usize,
+    },
+    Wait {
+        minutes: i64,
+    },
+    Reload {
+        plan: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let charge = (0usize..6, 1u64..400);
+    let charge = (0usize..6, 1u64..400, any::<bool>());
     prop_oneof![
         3 => any::<bool>().prop_map(|flash| Step::Open { flash }),
-        12 => charge.prop_map(|(session, characters)| Step::Charge { session, characters }),
-        1 => (0usize..6).prop_map(|session| Step::Settle { session }),
+        12 => charge.prop_map(|(session, characters, is_large)| {
+            Step::Charge { session, characters, is_large }
+        }),
+        2 => (0usize..6).prop_map(|session| Step::Settle { session }),
         1 => (1i64..3).prop_map(|minutes| Step::Wait { minutes }),
         1 => (0usize..2).prop_map(|plan| Step::Reload { plan }),
     ]
@@ -623,6 +637,8 @@ proptest! {
     #[test]
     fn windows_hold_and_refuse_only_what_does_not_fit(
         steps in prop::collection::vec(step(), 1..80),
+        // With large limits, blocks are large enough to be left to the next session.
+        scale in prop_oneof![Just(1), Just(300)],
     ) {
         // Two threads, so that blocks fetched in the background race with what follows.
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -630,18 +646,19 @@ proptest! {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(follow(steps))?;
+        runtime.block_on(follow(steps, scale))?;
     }
 }
 
-async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    const PER_MINUTE: [u64; 2] = [1500, 900];
+async fn follow(steps: Vec<Step>, scale: u64) -> Result<(), TestCaseError> {
+    let per_minute = [1500, 900].map(|limit| limit * scale);
+    let (credits, milli_credits) = (2000 * scale, 2_000_000 * scale);
     let place = Place::memory();
     let quota = quota(&place).await;
-    let plans = PER_MINUTE.map(|limit| {
+    let plans = per_minute.map(|limit| {
         limits(&format!(
             "windows = [{{ unit = \"characters\", limit = {limit}, per = \"minute\" }}, \
-             {{ unit = \"credits\", limit = 2000, per = \"day\" }}]"
+             {{ unit = \"credits\", limit = {credits}, per = \"day\" }}]"
         ))
     });
     let mut sessions: Vec<(Admission, u64)> = Vec::new();
@@ -664,17 +681,23 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 match quota.admit(asked).await {
                     Ok(admission) => sessions.push((admission, rate)),
                     Err(_) => {
-                        prop_assert!(minute >= PER_MINUTE[plan] || milli_day + rate > 2_000_000)
+                        prop_assert!(minute >= per_minute[plan] || milli_day + rate > milli_credits)
                     }
                 }
             }
             Step::Charge {
                 session,
                 characters,
+                is_large,
             } if session < sessions.len() => {
+                let characters = if is_large {
+                    characters * scale
+                } else {
+                    characters
+                };
                 let (admission, rate) = &mut sessions[session];
-                let fits = minute + characters <= PER_MINUTE[plan]
-                    && milli_day + characters * *rate <= 2_000_000;
+                let fits = minute + characters <= per_minute[plan]
+                    && milli_day + characters * *rate <= milli_credits;
                 let charged = admission.charge(characters).await;
                 prop_assert_eq!(
                     charged.is_ok(),
@@ -709,6 +732,7 @@ async fn follow(steps: Vec<Step>) -> Result<(), TestCaseError> {
     for (admission, _) in sessions {
         settle(admission).await;
     }
+    quota.inner.give_up_seats(Duration::ZERO).await;
     // A block that was on its way when its session was settled goes back by itself.
     let day = WindowKey::at(Unit::Credits, Per::Day, now_ms);
     let shown = async || quota.books().used(&client("anna"), &[day]).await.unwrap()[0];
@@ -821,4 +845,127 @@ async fn an_admission_that_nobody_waits_for_gives_its_slot_back() {
     tokio::time::timeout(Duration::from_secs(10), admitted)
         .await
         .unwrap();
+}
+
+/// Two sessions, one right behind the other, the second of which leaves its seat.
+async fn leave_a_seat(quota: &Quota, plan: &Arc<Limits>) {
+    for _ in 0..2 {
+        let mut session = quota.admit(request(plan)).await.unwrap();
+        session.charge(10).await.unwrap();
+        settle(session).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_takes_over_what_the_last_one_left_without_asking_the_store() {
+    let place = Place::sqlite();
+    let quota = quota(&place).await;
+    let plan = per_day(100_000_000);
+    leave_a_seat(&quota, &plan).await;
+    let before = used(&quota, Per::Day, NOW).await;
+    let lock = rusqlite::Connection::open(place.path()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..3 {
+        let mut session = quota.admit(request(&plan)).await.unwrap();
+        session.charge(10).await.unwrap();
+        settle(session).await;
+    }
+    lock.execute_batch("COMMIT").unwrap();
+    assert!(quota.books().is_up());
+    assert_eq!(
+        used(&quota, Per::Day, NOW).await,
+        before,
+        "nothing more was reserved"
+    );
+    assert_eq!(quota.live_sessions(), [(client("anna"), 0)]);
+    let usage = quota.books().usage(&Query::default()).await.unwrap();
+    assert_eq!((usage[0].sessions, usage[0].characters), (5, 50));
+    assert_eq!(usage[0].live, 0, "a vacant seat is no session");
+
+    until("what nobody takes over goes back", async || {
+        used(&quota, Per::Day, NOW).await == 50
+    })
+    .await;
+    assert_eq!(quota.live_sessions(), [], "nothing is left behind");
+}
+
+#[tokio::test]
+async fn vacant_seats_take_no_slot_from_those_they_are_of_no_use_to() {
+    for place in [Place::memory(), Place::sqlite()] {
+        let quota = quota(&place).await;
+        let plan = |limit: u64| {
+            limits(&format!(
+                "max_concurrent_sessions = 2\n\
+                 windows = [{{ unit = \"characters\", limit = {limit}, per = \"day\" }}]"
+            ))
+        };
+        leave_a_seat(&quota, &plan(100_000_000)).await;
+        // Under another plan the seat cannot be taken over.
+        let other = plan(90_000_000);
+        let first = quota.admit(request(&other)).await.unwrap();
+        let second = quota.admit(request(&other)).await.unwrap();
+        let third = quota.admit(request(&other)).await.err().unwrap();
+        assert!(matches!(third, Refusal::Sessions { limit: 2 }), "{third:?}");
+        settle(first).await;
+        settle(second).await;
+        quota.close().await;
+        assert_eq!(used(&quota, Per::Day, NOW).await, 20);
+    }
+}
+
+#[tokio::test]
+async fn each_start_is_counted_where_starts_are() {
+    let quota = quota(&Place::memory()).await;
+    let plan = limits("windows = [{ unit = \"sessions\", limit = 3, per = \"day\" }]");
+    for n in 0..4 {
+        match quota.admit(request(&plan)).await {
+            Ok(session) => settle(session).await,
+            Err(refusal) => assert!(n == 3 && matches!(refusal, Refusal::Window { .. })),
+        }
+    }
+}
+
+/// What a process that dies had reserved in a vacant seat may have been spent by a session of which
+/// the store had not heard yet.
+#[test]
+fn a_vacant_seat_of_a_dead_process_counts_as_spent() {
+    let place = Place::sqlite();
+    let plan = per_day(100_000_000);
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let kept = runtime.block_on(async {
+        let quota = quota(&place).await;
+        leave_a_seat(&quota, &plan).await;
+        assert_eq!(quota.books().recent(9).await.unwrap().len(), 2);
+        quota
+    });
+    runtime.shutdown_background();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        // The dead process's file is closed, as the system does for it.
+        drop(kept);
+        let books = place.open().await;
+        let key = WindowKey::at(Unit::Characters, Per::Day, NOW);
+        let used = books.used(&client("anna"), &[key]).await.unwrap()[0];
+        assert_eq!(used, 10 + 2048, "the first session's rest had gone back");
+        let rows = books.recent(9).await.unwrap();
+        let lost: Vec<_> = rows
+            .iter()
+            .filter(|row| row.outcome == Outcome::Lost)
+            .collect();
+        assert_eq!((rows.len(), lost.len()), (3, 1));
+        assert_eq!(lost[0].characters_forwarded, 2048 - 10);
+    });
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_leaves_no_seat_behind() {
+    let place = Place::sqlite();
+    let quota = quota(&place).await;
+    leave_a_seat(&quota, &per_day(100_000_000)).await;
+    quota.close().await;
+    let db = rusqlite::Connection::open(place.path()).unwrap();
+    let count = |sql: &str| -> i64 { db.query_row(sql, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT count(*) FROM live"), 0);
+    assert_eq!(count("SELECT sum(used) FROM windows"), 20);
 }

@@ -295,7 +295,10 @@ impl Books {
         for adjust in settle.adjust.iter().filter(|a| a.seat == live.seat()) {
             live.add_reserved(adjust.characters);
         }
-        let spent = settle.record.as_ref().map_or(0, |record| record.characters_forwarded);
+        let spent = settle
+            .record
+            .as_ref()
+            .map_or(0, |record| record.characters_forwarded);
         live.add_reserved(-i64::try_from(spent).unwrap_or(i64::MAX));
     }
 

@@ -48,7 +48,9 @@ impl LiveSession {
     /// Whether that session sits there and no other.
     pub(super) fn seats(&self, opening: &Arc<Opening>) -> bool {
         let seated = self.opening.lock();
-        seated.as_ref().is_some_and(|seated| Arc::ptr_eq(seated, opening))
+        seated
+            .as_ref()
+            .is_some_and(|seated| Arc::ptr_eq(seated, opening))
     }
 
     /// Another session sits down, or none.

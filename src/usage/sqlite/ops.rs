@@ -367,11 +367,7 @@ pub(super) fn heartbeat(
     })
 }
 
-pub(super) fn readopt(
-    db: &Connection,
-    owner: &str,
-    sessions: &[Readopt],
-) -> Result<()> {
+pub(super) fn readopt(db: &Connection, owner: &str, sessions: &[Readopt]) -> Result<()> {
     for Readopt {
         seat,
         opening,

@@ -170,9 +170,8 @@ impl Queue {
 
     /// Lets more requests come.
     fn gather(&self, pace: &Pace, state: &mut MutexGuard<'_, State>) {
-        let can_wait = |state: &State| {
-            state.n_attended == 0 && state.jobs.len() < BATCH && !state.is_closed
-        };
+        let can_wait =
+            |state: &State| state.n_attended == 0 && state.jobs.len() < BATCH && !state.is_closed;
         while can_wait(state) && Instant::now() < pace.begun + LAG {
             self.bell.wait_until(state, pace.begun + LAG);
         }
