@@ -7,6 +7,7 @@ mod relay;
 mod signals;
 mod single_use;
 mod sources;
+mod trim;
 mod usage;
 
 pub use relay::{run_relay, run_sandbox};

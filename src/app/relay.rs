@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::banner::{Access, Facts, Upstream as Shown, banner};
 use super::signals::{Signals, Wish};
 use super::single_use::{TokensInBooks, keep_learning_revoked, learn_revoked};
-use super::sources;
+use super::{sources, trim};
 use crate::auth::Directory;
 use crate::config::{Bind, Settings, Sources};
 use crate::http::{
@@ -197,6 +197,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         sandbox_reason.as_deref(),
     );
 
+    trim::let_go_of_code();
     let mut drain_timeout = settings.server.drain_timeout;
     loop {
         match signals.next().await {
