@@ -1,6 +1,7 @@
 //! Where upstream is.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
 use url::Url;
@@ -92,6 +93,13 @@ impl BaseUrl {
     pub(super) fn host(&self) -> &str {
         let host = self.url().and_then(Url::host_str).unwrap_or("localhost");
         host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The address to dial, where the host is one and no name.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.host().parse().ok()?;
+        let port = self.url()?.port_or_known_default()?;
+        Some(SocketAddr::new(ip, port))
     }
 
     /// The `Host` header: with the port where it is not the scheme's own.

@@ -1,6 +1,8 @@
 //! TCP, the proxy that the environment asks for, and TLS.
 
 use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Uri;
@@ -32,9 +34,16 @@ pub enum DialError {
 /// Opens connections to one upstream.
 pub(super) struct Dialer {
     origin: Uri,
-    tcp: HttpConnector,
-    proxy: Option<Tunnel<HttpConnector>>,
+    way: Way,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+/// How upstream is reached.
+enum Way {
+    Proxy(Tunnel<HttpConnector>),
+    /// By name: resolved each time, and of several addresses the one that answers first.
+    Name(HttpConnector),
+    Address(SocketAddr),
 }
 
 impl Dialer {
@@ -47,13 +56,13 @@ impl Dialer {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
-        // Dead peers are found by WebSocket pings; this covers connections that only wait.
-        tcp.set_keepalive(Some(std::time::Duration::from_secs(30)));
         // The port of the scheme is what the connector and the proxy rules assume.
         let origin: Uri = base_url
             .http_origin()
             .parse()
             .expect("a base URL is a valid origin");
+        // Dead peers are found by pings and read timeouts, and no connection waits for long: nothing
+        // is left for TCP's own keepalive to do.
         let proxy = may_use_proxy
             .then(Matcher::from_env)
             .and_then(|matcher| matcher.intercept(&origin))
@@ -69,21 +78,24 @@ impl Dialer {
                 .expect("a URL's host is a server name");
             (config, name)
         });
-        Self {
-            origin,
-            tcp,
-            proxy,
-            tls,
-        }
+        let way = match (proxy, base_url.address()) {
+            (Some(proxy), _) => Way::Proxy(proxy),
+            (None, Some(address)) => Way::Address(address),
+            (None, None) => Way::Name(tcp),
+        };
+        Self { origin, way, tls }
     }
 
     /// Opens one connection, encrypted where the base URL says so. The caller sets the deadline.
     pub(super) async fn dial(&self) -> Result<Stream, DialError> {
-        let tcp = match &self.proxy {
-            Some(proxy) => connect(proxy.clone(), self.origin.clone())
+        let tcp = match &self.way {
+            Way::Proxy(proxy) => Box::pin(connect(proxy.clone(), self.origin.clone()))
                 .await
                 .map_err(|error| DialError::Proxy(describe(&error)))?,
-            None => connect(self.tcp.clone(), self.origin.clone())
+            Way::Name(tcp) => Box::pin(connect(tcp.clone(), self.origin.clone()))
+                .await
+                .map_err(|error| DialError::Tcp(describe(&error)))?,
+            Way::Address(address) => connect_to(*address)
                 .await
                 .map_err(|error| DialError::Tcp(describe(&error)))?,
         };
@@ -95,6 +107,12 @@ impl Dialer {
                 .map_err(|error| DialError::Tls(describe(&error))),
         }
     }
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 async fn connect<S>(mut connector: S, origin: Uri) -> Result<TcpStream, S::Error>
