@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -23,6 +24,7 @@ use super::tls::ServerTls;
 const HANDED_OVER: usize = 1024;
 
 /// The threads; they end when this is dropped, with all that they still do.
+#[derive(Default)]
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
     dismissed: CancellationToken,
@@ -65,11 +67,7 @@ impl Workers {
         let others: Arc<[_]> = others.into();
         let mut listeners = listeners.into_iter();
         // What is started before one that cannot be started is ended by being dropped.
-        let mut workers = Self {
-            threads: Vec::with_capacity(n_workers),
-            dismissed: CancellationToken::new(),
-            failed: CancellationToken::new(),
-        };
+        let mut workers = Self::default();
         for (index, handed) in handed.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -108,8 +106,11 @@ impl Workers {
             let _failed = failed.drop_guard();
             let runtime = runtime;
             runtime.block_on(async {
-                serving.await;
-                dismissed.cancelled().await;
+                tokio::select! {
+                    () = dismissed.cancelled() => {}
+                    // What it has accepted goes on when it accepts no more.
+                    () = serving.then(|()| std::future::pending()) => {}
+                }
             });
         };
         let thread = thread::Builder::new().name(format!("worker-{index}"));
@@ -199,5 +200,52 @@ impl Accepted<StdStream> {
             remote: self.remote,
             load: self.load,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_panics_does_not_go_unnoticed() {
+        let mut workers = Workers::default();
+        workers
+            .spawn(0, runtime(), async { std::future::pending().await })
+            .unwrap();
+        let short = Duration::from_millis(20);
+        let unnoticed = tokio::time::timeout(short, workers.failed()).await;
+        assert!(unnoticed.is_err(), "nothing has failed yet");
+        let bug = async move { assert_eq!(short, Duration::ZERO, "the bug of this test") };
+        workers.spawn(1, runtime(), bug).unwrap();
+        let noticed = tokio::time::timeout(Duration::from_secs(10), workers.failed()).await;
+        assert!(noticed.is_ok());
+    }
+
+    #[test]
+    fn workers_end_with_what_they_do_when_they_are_dismissed() {
+        let mut workers = Workers::default();
+        let (left, ended) = std::sync::mpsc::channel::<()>();
+        let serving = async move {
+            tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(left);
+            });
+        };
+        workers.spawn(0, runtime(), serving).unwrap();
+        drop(workers);
+        assert_eq!(
+            ended.try_recv(),
+            Err(std::sync::mpsc::TryRecvError::Disconnected)
+        );
     }
 }
