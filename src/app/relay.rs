@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::banner::{Access, Facts, Upstream as Shown, banner};
+use super::listeners::{listen, listen_for_workers};
 use super::signals::{Signals, Wish};
 use super::single_use::{TokensInBooks, keep_learning_revoked, learn_revoked};
 use super::{sources, trim};
 use crate::auth::Directory;
-use crate::config::{Bind, Settings, Sources};
+use crate::config::{Settings, Sources};
 use crate::http::{
-    CallerRules, Gateway, Parts, Plans, ServerTls, how_to_trust, serve_clients, serve_operator,
+    CallerRules, Gateway, Parts, Plans, ServerTls, Workers, how_to_trust, serve_operator,
 };
 use crate::metrics::Metrics;
 use crate::protocol::{Problem, Secrets};
@@ -33,13 +35,21 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Files and sockets besides those of sessions: listeners, the store, warm connections, the log.
 const RESERVED_FILES: u64 = 256;
 
+/// What a worker needs for itself: its listener, and what its runtime waits with.
+const FILES_PER_WORKER: u64 = 8;
+
 /// Runs the relay until a signal ends it.
 ///
 /// # Errors
 /// One line that names the cause and the cure, before any client was served.
 pub fn run_relay(settings: Settings, sources: &Sources) -> Result<()> {
     let log = log::init(&settings.log)?;
-    let result = runtime()?.block_on(relay(settings, sources));
+    let runtime = match sandbox_reason(&settings) {
+        Some(_) => multi_threaded()?,
+        None => single_threaded()?,
+    };
+    let result = runtime.block_on(relay(settings, sources));
+    drop(runtime);
     drop(log);
     result
 }
@@ -50,10 +60,11 @@ pub fn run_relay(settings: Settings, sources: &Sources) -> Result<()> {
 /// One line that names the cause and the cure.
 pub fn run_sandbox(settings: &Settings) -> Result<()> {
     let log = log::init(&settings.log)?;
-    let result = runtime()?.block_on(async {
+    let result = multi_threaded()?.block_on(async {
         let mut signals = Signals::new().context("cannot catch signals")?;
         let server = sandbox::Server::new(settings.sandbox.clone())?;
-        let listener = listen("server.bind", settings.server.bind).await?;
+        let listener = listen("server.bind", settings.server.bind)?;
+        let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
         say(&format!(
             "xi-relay sandbox, an offline ElevenLabs\n  listening  ws://{address} and http://{address}\n"
@@ -74,14 +85,26 @@ pub fn run_sandbox(settings: &Settings) -> Result<()> {
     result
 }
 
-/// A runtime with a thread for each processor; on one processor, the caller's thread alone.
-fn runtime() -> Result<Runtime> {
-    let one = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
-    let mut builder = match one {
-        true => tokio::runtime::Builder::new_current_thread(),
-        false => tokio::runtime::Builder::new_multi_thread(),
-    };
-    builder
+/// How many threads can run at once.
+fn n_processors() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The runtime of the main thread. What goes on there beside the workers is little.
+fn single_threaded() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// A runtime for the sandbox, whose speech takes computing: with a thread for each processor; on
+/// one processor, the caller's thread alone.
+fn multi_threaded() -> Result<Runtime> {
+    if n_processors() == NonZeroUsize::MIN {
+        return single_threaded();
+    }
+    tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")
@@ -90,9 +113,11 @@ fn runtime() -> Result<Runtime> {
 async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     let mut signals = Signals::new().context("cannot catch signals")?;
     let recordings = recordings(&settings)?;
-    let max_sockets = max_sockets(recordings.is_some());
-    let clients_listener = listen("server.bind", settings.server.bind).await?;
-    let operator_listener = listen("operator.bind", settings.operator.bind).await?;
+    let n_workers = n_processors();
+    let max_sockets = max_sockets(recordings.is_some(), n_workers);
+    let client_listeners = listen_for_workers("server.bind", settings.server.bind, n_workers)?;
+    let operator_listener = listen("operator.bind", settings.operator.bind)?;
+    let operator_listener = TcpListener::from_std(operator_listener)?;
     let tls = ServerTls::load(&settings.server.tls)?.map(Arc::new);
     let stopped = CancellationToken::new();
 
@@ -116,7 +141,13 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     if is_local && !upstream_config.warm.sandbox {
         upstream_config.warm.max = 0;
     }
-    let upstream = Upstream::new(base_url.clone(), &upstream_config, api_key, is_local)?;
+    let upstream = Upstream::new(
+        base_url.clone(),
+        &upstream_config,
+        api_key,
+        is_local,
+        n_workers,
+    )?;
     let upstream = Arc::new(upstream);
     let books = usage::open(&settings.usage, usage::WallClock::system(), Arc::default())
         .await
@@ -159,10 +190,6 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     });
 
     tokio::spawn({
-        let upstream = Arc::clone(&upstream);
-        async move { upstream.keep_warm().await }
-    });
-    tokio::spawn({
         let directory = Arc::clone(&directory);
         async move { directory.keep_keys_fresh().await }
     });
@@ -174,15 +201,17 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     ));
     tokio::spawn(recheck_on_changes(Arc::clone(&gateway)));
     let (address, operator) = (
-        clients_listener.local_addr()?,
+        client_listeners[0].local_addr()?,
         operator_listener.local_addr()?,
     );
-    tokio::spawn(serve_clients(
-        clients_listener,
-        tls.clone(),
-        Arc::clone(&gateway),
-        stopped.clone(),
-    ));
+    let workers = Workers::start(
+        n_workers,
+        client_listeners,
+        tls.as_ref(),
+        &gateway,
+        &stopped,
+    )
+    .context("cannot start the threads that serve clients")?;
     tokio::spawn(serve_operator(
         operator_listener,
         Arc::clone(&gateway),
@@ -199,9 +228,16 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
 
     trim::let_go_of_code();
     let mut drain_timeout = settings.server.drain_timeout;
-    loop {
-        match signals.next().await {
-            Wish::Stop => break,
+    let result = loop {
+        let wish = tokio::select! {
+            wish = signals.next() => wish,
+            () = workers.failed() => {
+                tracing::error!("a worker has failed, and its sessions with it: stopping");
+                break Err(anyhow!("a worker has failed; the log names the place"));
+            }
+        };
+        match wish {
+            Wish::Stop => break Ok(()),
             Wish::Reload => {
                 match reload(
                     sources,
@@ -222,7 +258,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
                 }
             }
         }
-    }
+    };
     drain(&gateway, &registry, drain_timeout, &mut signals).await;
     stopped.cancel();
     quota.close().await;
@@ -230,7 +266,9 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         finish(recordings).await;
     }
     tracing::info!("stopped");
-    Ok(())
+    // Not before: what is kept of the store's connections may be theirs.
+    drop(workers);
+    result
 }
 
 /// Lets live sessions finish, ends what is left at the deadline, or at once on a second signal.
@@ -316,15 +354,6 @@ async fn start_sandbox(settings: &Settings, stopped: CancellationToken) -> Resul
     Ok(BaseUrl::parse(&format!("ws://{address}"))?)
 }
 
-async fn listen(key: &str, bind: Bind) -> Result<TcpListener> {
-    TcpListener::bind(bind.0).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow!(
-            "{bind} is in use already: stop what listens there, or set `{key}` to another address"
-        ),
-        _ => anyhow!("cannot listen on {bind}: {error}; set `{key}` to an address of this machine"),
-    })
-}
-
 fn plan_names(settings: &Settings) -> BTreeSet<Arc<str>> {
     settings
         .plans
@@ -365,10 +394,11 @@ async fn finish(recordings: Arc<Recordings>) {
 
 /// Raises the limit on open files as far as allowed; two of them make a session, and one more its
 /// recording.
-fn max_sockets(records: bool) -> usize {
+fn max_sockets(records: bool, n_workers: NonZeroUsize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let files_per_session = if records { 3 } else { 2 };
-    usize::try_from(files.saturating_sub(RESERVED_FILES) / files_per_session)
+    let reserved = RESERVED_FILES + FILES_PER_WORKER * n_workers.get() as u64;
+    usize::try_from(files.saturating_sub(reserved) / files_per_session)
         .unwrap_or(usize::MAX)
         .max(1)
 }

@@ -15,20 +15,25 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::address::remote_address;
 use super::gateway::{Ask, Gateway};
+use super::load::Load;
 use super::refusal::response;
 use super::{account, cors, lookup, socket, synthesis, tokens};
 use crate::auth::Origin;
 use crate::ids::SessionId;
 use crate::protocol::{Endpoint, Problem, Query, Route, route_of_path};
 
-/// The address a connection came from; the listener puts it into each request's extensions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Remote(pub(super) IpAddr);
+/// The connection that a request came on; the listener puts it into each request's extensions.
+#[derive(Clone)]
+pub(super) struct Remote {
+    pub(super) address: IpAddr,
+    pub(super) load: Arc<Load>,
+}
 
 /// What is known of a request before its path is looked at.
 struct Caller {
     id: SessionId,
     remote: IpAddr,
+    load: Arc<Load>,
     origin: Option<Origin>,
     started: Instant,
 }
@@ -83,11 +88,11 @@ fn admit(
     started: Instant,
 ) -> Result<Caller, Problem> {
     let parts = &gateway.parts;
-    let &Remote(peer) = head
+    let Remote { address, load } = head
         .extensions
         .get::<Remote>()
         .ok_or_else(Problem::system_busy)?;
-    let remote = remote_address(peer, &head.headers, &parts.config.trusted_proxies);
+    let remote = remote_address(*address, &head.headers, &parts.config.trusted_proxies);
     gateway
         .connections
         .take(remote, started.into_std())
@@ -98,6 +103,7 @@ fn admit(
     Ok(Caller {
         id,
         remote,
+        load: Arc::clone(load),
         origin,
         started,
     })
@@ -135,6 +141,7 @@ async fn answer(
     }
     let Caller {
         remote,
+        load,
         origin,
         started,
         ..
@@ -146,6 +153,7 @@ async fn answer(
         voice,
         query,
         remote,
+        load,
         origin,
         started,
     };

@@ -36,6 +36,8 @@ pub(super) struct Exchange {
     pub(super) facts: Facts,
     /// To be charged before the request goes up.
     pub(super) characters: u64,
+    /// Where it runs.
+    pub(super) worker: usize,
     pub(super) request: HttpRequest,
     pub(super) audio: AudioMeter,
     pub(super) started: Instant,
@@ -105,6 +107,7 @@ impl Exchange {
         let mut ended = pin!(ended(&live, self.deadline, self.expiry));
         let mut up = Up {
             upstream: &gateway.parts.upstream,
+            worker: self.worker,
             live: &live,
             head: &mut head,
         };
@@ -176,6 +179,7 @@ impl Exchange {
 /// The way up, which ends early when the client does not wait.
 struct Up<'a> {
     upstream: &'a Upstream,
+    worker: usize,
     live: &'a Live,
     head: &'a mut oneshot::Sender<Response>,
 }
@@ -201,7 +205,7 @@ impl Up<'_> {
             biased;
             end = ended => Err(Unanswered::Ended(end)),
             () = self.head.closed() => Err(Unanswered::Ended(SessionEnd::Lost(Side::Client))),
-            answered = self.upstream.request(request) => answered.map_err(Unanswered::Failed),
+            answered = self.upstream.request(self.worker, request) => answered.map_err(Unanswered::Failed),
         };
         let has_gone_up = !matches!(
             answered,

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::address::ConnectionBuckets;
-use super::pulse::Pulse;
+use super::load::Load;
 use super::{CallerRules, Config};
 use crate::auth::{self, AuthError, Directory, Identity};
 use crate::ids::{SessionId, VoiceId};
@@ -74,14 +74,17 @@ pub struct Gateway {
     /// One permit for each of upstream's lists that may be held in memory.
     pub(super) lookups: Semaphore,
     pub(super) connections: ConnectionBuckets,
-    pub(super) pulse: Pulse,
     sockets: AtomicUsize,
     sockets_closed: Notify,
     draining: AtomicBool,
 }
 
-/// A place among the sockets of this process; dropping it frees the place.
-pub(super) struct Place(Arc<Gateway>);
+/// A place among the sockets of this process, and among those of its worker; dropping it frees
+/// both.
+pub(super) struct Place {
+    gateway: Arc<Gateway>,
+    _load: Arc<Load>,
+}
 
 /// What a request asks for, once its head is understood.
 pub(super) struct Ask {
@@ -90,6 +93,8 @@ pub(super) struct Ask {
     pub(super) voice: Option<VoiceId>,
     pub(super) query: Query,
     pub(super) remote: IpAddr,
+    /// The connection that it came on.
+    pub(super) load: Arc<Load>,
     pub(super) origin: Option<auth::Origin>,
     pub(super) started: Instant,
 }
@@ -110,7 +115,6 @@ impl Gateway {
                 std::time::Instant::now(),
             ),
             secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
-            pulse: Pulse::default(),
             sockets: AtomicUsize::new(0),
             sockets_closed: Notify::new(),
             draining: AtomicBool::new(false),
@@ -206,10 +210,13 @@ impl Gateway {
         }
     }
 
-    /// A place for one more socket.
-    pub(super) fn place(self: &Arc<Self>) -> Result<Place, Problem> {
+    /// A place for one more socket, that of `ask`.
+    pub(super) fn place(self: &Arc<Self>, ask: &Ask) -> Result<Place, Problem> {
         let taken = self.sockets.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(self));
+        let place = Place {
+            gateway: Arc::clone(self),
+            _load: Arc::clone(&ask.load),
+        };
         if taken >= self.parts.max_sockets {
             Err(Problem::system_busy())
         } else {
@@ -227,10 +234,17 @@ impl Gateway {
     }
 }
 
+impl Ask {
+    /// The worker that it is served by.
+    pub(super) fn worker(&self) -> usize {
+        self.load.worker()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.sockets.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.sockets_closed.notify_waiters();
+        if self.gateway.sockets.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.gateway.sockets_closed.notify_waiters();
         }
     }
 }

@@ -19,7 +19,9 @@ use super::client_stream::ClientStream;
 use super::dispatch::{Remote, router};
 use super::gateway::Gateway;
 use super::operator;
+use super::pulse::Pulse;
 use super::tls::ServerTls;
+use super::workers::{Accepted, Worker};
 
 /// The largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -28,40 +30,55 @@ const MAX_HEADERS: usize = 64;
 /// The pause after an `accept` that failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves clients until `stopped`, encrypted where `tls` is given; sessions that are live then go on by themselves.
-pub async fn serve_clients(
-    listener: TcpListener,
+/// Serves the clients of one worker until `stopped`, encrypted where `tls` is given; sessions that
+/// are live then go on by themselves. To run on the worker's own thread.
+pub(super) async fn serve_clients(
+    mut worker: Worker,
     tls: Option<Arc<ServerTls>>,
     gateway: Arc<Gateway>,
     stopped: CancellationToken,
 ) {
     let header_timeout = gateway.parts.config.header_timeout;
-    let app = router(Arc::clone(&gateway));
+    let pulse = Arc::new(Pulse::default());
     let ticking = tokio::spawn({
-        let gateway = Arc::clone(&gateway);
-        async move { gateway.pulse.keep().await }
+        let pulse = Arc::clone(&pulse);
+        async move { pulse.keep().await }
     });
+    tokio::spawn({
+        let upstream = Arc::clone(&gateway.parts.upstream);
+        let worker = worker.index;
+        async move { upstream.keep_warm(worker).await }
+    });
+    let app = router(gateway);
     loop {
         let accepted = tokio::select! {
             () = stopped.cancelled() => break ticking.abort(),
-            accepted = accept(&listener) => accepted,
+            accepted = worker.next() => accepted,
         };
-        gateway.pulse.beat();
-        let (stream, remote) = accepted;
+        pulse.beat();
+        let Accepted {
+            stream,
+            remote,
+            load,
+        } = accepted;
+        let remote = Remote {
+            address: remote.ip(),
+            load: Arc::new(load),
+        };
         let app = app.clone();
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         let stopped = stopped.clone();
         tokio::spawn(async move {
             let Some(acceptor) = acceptor else {
                 let stream = ClientStream::Plain(stream);
-                return serve(stream, remote, app, header_timeout, stopped).await;
+                return serve(stream, Some(remote), app, header_timeout, stopped).await;
             };
             // Whoever does not speak TLS, or too slowly, is not answered.
             if let Ok(Ok(stream)) =
                 tokio::time::timeout(header_timeout, acceptor.accept(stream)).await
             {
                 let stream = ClientStream::Tls(Box::new(stream));
-                serve(stream, remote, app, header_timeout, stopped).await;
+                serve(stream, Some(remote), app, header_timeout, stopped).await;
             }
         });
     }
@@ -76,13 +93,13 @@ pub async fn serve_operator(
     let header_timeout = gateway.parts.config.header_timeout;
     let app = operator::router(gateway);
     loop {
-        let (stream, remote) = tokio::select! {
+        let (stream, _) = tokio::select! {
             () = stopped.cancelled() => return,
             accepted = accept(&listener) => accepted,
         };
         let app = app.clone();
         let stream = ClientStream::Plain(stream);
-        tokio::spawn(serve(stream, remote, app, header_timeout, stopped.clone()));
+        tokio::spawn(serve(stream, None, app, header_timeout, stopped.clone()));
     }
 }
 
@@ -106,7 +123,7 @@ fn prepare(stream: &TcpStream, remote: SocketAddr) -> io::Result<()> {
 }
 
 /// The next connection.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) if prepare(&stream, remote).is_ok() => return (stream, remote),
@@ -132,13 +149,15 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 
 async fn serve(
     stream: ClientStream,
-    remote: SocketAddr,
+    remote: Option<Remote>,
     app: Router,
     header_timeout: Duration,
     stopped: CancellationToken,
 ) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Remote(remote.ip()));
+        if let Some(remote) = &remote {
+            request.extensions_mut().insert(remote.clone());
+        }
         app.clone().oneshot(request.map(axum::body::Body::new))
     });
     let connection = http1::Builder::new()

@@ -53,7 +53,7 @@ async fn list(gateway: &Gateway, ask: &Ask, limits: &Limits) -> Result<Response,
         accept: None,
         body: None,
     };
-    let answer = gateway.parts.upstream.request(request).await;
+    let answer = gateway.parts.upstream.request(ask.worker(), request).await;
     let answer = answer.map_err(|error| unavailable(ask, &error.to_string()))?;
     let status = answer.status;
     if !status.is_success() {

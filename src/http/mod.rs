@@ -12,6 +12,7 @@ mod exchange;
 mod gateway;
 mod identify;
 mod listener;
+mod load;
 mod lookup;
 mod open;
 mod operator;
@@ -24,6 +25,7 @@ mod synthesis;
 mod tls;
 mod tokens;
 mod upgrade;
+mod workers;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -33,9 +35,10 @@ use serde::Deserialize;
 pub use address::Network;
 pub use client_stream::ClientStream;
 pub use gateway::{Gateway, Parts, Plans};
-pub use listener::{serve_clients, serve_operator};
+pub use listener::serve_operator;
 pub use origin::{AllowedOrigins, CallerRules, HostName};
 pub use tls::{ServerTls, TlsError, TlsMode, how_to_trust};
+pub use workers::Workers;
 
 /// How the clients' side behaves: the `[server]` table but for its addresses and its TLS.
 #[derive(Clone, Debug, Deserialize)]

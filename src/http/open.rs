@@ -45,10 +45,10 @@ struct Dial {
 
 impl Dial {
     /// Nothing goes out before the first poll.
-    fn new(gateway: &Arc<Gateway>, path_and_query: String) -> Self {
+    fn new(gateway: &Arc<Gateway>, worker: usize, path_and_query: String) -> Self {
         let upstream = Arc::clone(&gateway.parts.upstream);
         Self {
-            connecting: Box::pin(async move { upstream.connect(&path_and_query).await }),
+            connecting: Box::pin(async move { upstream.connect(worker, &path_and_query).await }),
             connected: None,
         }
     }
@@ -107,7 +107,7 @@ pub(super) async fn open(
         let plan = plan(gateway, ask, &identity, &mut wish)?;
         let dialogue_slot = dialogue_slot(gateway, ask)?;
         let path_and_query = path_and_query(ask, &plan);
-        let mut dial = Dial::new(gateway, path_and_query);
+        let mut dial = Dial::new(gateway, ask.worker(), path_and_query);
         let admitting = admit(gateway, ask, &identity, &plan);
         // Who has plenty left is let in while upstream is dialed; for anybody else nothing goes up
         // before the leave is there.

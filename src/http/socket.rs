@@ -46,7 +46,7 @@ pub(super) async fn answer(
     if ask.query.repeated().is_some() {
         return response(&Problem::repeated_parameter(), request);
     }
-    let place = match gateway.place() {
+    let place = match gateway.place(&ask) {
         Ok(place) => place,
         Err(problem) => return response(&problem, request),
     };

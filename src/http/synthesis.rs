@@ -66,7 +66,7 @@ async fn prepare(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Exchange, Refused> {
-    let place = gateway.place()?;
+    let place = gateway.place(ask)?;
     if ask.query.repeated().is_some() {
         return Err(Problem::repeated_parameter().into());
     }
@@ -158,6 +158,7 @@ async fn prepare(
             ..Facts::default()
         },
         characters,
+        worker: ask.worker(),
         request: HttpRequest {
             method: ask.endpoint.method(),
             path_and_query: path_and_query(ask.endpoint, voice.as_ref(), &query),

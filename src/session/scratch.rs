@@ -1,4 +1,4 @@
-//! Buffers that belong to a runtime thread, not to a session: an idle session has none.
+//! Buffers that belong to a worker's thread, not to a session: an idle session has none.
 
 use std::cell::RefCell;
 

@@ -1,6 +1,7 @@
 //! HTTP requests to upstream over connections that are kept and shared: HTTP/2 where upstream
 //! speaks it, else HTTP/1.1. They are dialed as the sockets' connections are.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,8 +16,10 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
 use tower::Service;
 
 use super::dial::{Dialer, describe};
@@ -24,7 +27,7 @@ use super::{BaseUrl, Config, ConnectError, Stream};
 
 /// A connection without a request is closed after so long; upstream keeps them longer.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// The most connections that wait for a request.
+/// The most connections that wait for a request, over all workers.
 const MAX_IDLE_CONNECTIONS: usize = 32;
 /// The largest read, and so the longest response head, of HTTP/1.1.
 const MAX_READ_BYTES: usize = 64 * 1024;
@@ -58,6 +61,7 @@ pub struct HttpAnswer {
     pub headers: HeaderMap,
     body: Incoming,
     read_timeout: Duration,
+    _under_way: UnderWay,
 }
 
 /// Why there is no answer, or no more of it.
@@ -77,20 +81,66 @@ pub enum HttpError {
     Key,
 }
 
-/// Sends requests to one upstream.
+/// Sends requests to one upstream. Each worker has a client, whose connections wake no other thread.
+pub(super) struct HttpClients(Box<[HttpClient]>);
+
+/// The connections that one worker has dialed.
 pub(super) struct HttpClient {
     client: Client<Connector, Full<Bytes>>,
     /// Scheme, host, port and path prefix.
     base: String,
     read_timeout: Duration,
+    activity: Arc<Mutex<Activity>>,
 }
 
-impl HttpClient {
+/// Whether a client has connections, as far as its requests tell.
+#[derive(Debug, Default)]
+struct Activity {
+    n_under_way: usize,
+    last_answer: Option<Instant>,
+}
+
+impl Activity {
+    /// When its last answer ended, unless what is kept of it has been closed since.
+    fn kept_since(&self, now: Instant) -> Option<Instant> {
+        self.last_answer.filter(|last| now - *last < MAX_IDLE)
+    }
+}
+
+/// A request, until its answer has ended.
+#[derive(Debug)]
+struct UnderWay {
+    activity: Arc<Mutex<Activity>>,
+    is_answered: bool,
+}
+
+impl UnderWay {
+    fn new(activity: &Arc<Mutex<Activity>>) -> Self {
+        activity.lock().n_under_way += 1;
+        Self {
+            activity: Arc::clone(activity),
+            is_answered: false,
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut activity = self.activity.lock();
+        activity.n_under_way -= 1;
+        if self.is_answered {
+            activity.last_answer = Some(Instant::now());
+        }
+    }
+}
+
+impl HttpClients {
     pub(super) fn new(
         base_url: &BaseUrl,
         config: &Config,
         tls: Option<&ClientConfig>,
         may_use_proxy: bool,
+        n_workers: NonZeroUsize,
     ) -> Self {
         let tls = tls.map(|tls| {
             let mut tls = tls.clone();
@@ -101,11 +151,40 @@ impl HttpClient {
             dialer: Arc::new(Dialer::new(base_url, tls, may_use_proxy)),
             timeout: config.connect_timeout,
         };
+        let max_idle = MAX_IDLE_CONNECTIONS.div_ceil(n_workers.get());
+        let client = || HttpClient::new(base_url, config, connector.clone(), max_idle);
+        Self((0..n_workers.get()).map(|_| client()).collect())
+    }
+
+    /// The client for the next request of `worker`: its own, unless that would have to dial while
+    /// another has a connection that waits. So requests that come now and then on changing workers
+    /// find a connection as often as if they came on one.
+    pub(super) fn of(&self, worker: usize) -> &HttpClient {
+        let now = Instant::now();
+        let own = &self.0[worker];
+        {
+            let activity = own.activity.lock();
+            if activity.n_under_way > 0 || activity.kept_since(now).is_some() {
+                return own;
+            }
+        }
+        let lent = self.0.iter().filter_map(|other| {
+            let activity = other.activity.lock();
+            let since = activity.kept_since(now)?;
+            (activity.n_under_way == 0).then_some((since, other))
+        });
+        lent.max_by_key(|(since, _)| *since)
+            .map_or(own, |(_, other)| other)
+    }
+}
+
+impl HttpClient {
+    fn new(base_url: &BaseUrl, config: &Config, connector: Connector, max_idle: usize) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(MAX_IDLE)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .pool_max_idle_per_host(max_idle)
             .http1_max_buf_size(MAX_READ_BYTES)
             .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -117,6 +196,7 @@ impl HttpClient {
             client,
             base: format!("{}{}", base_url.http_origin(), base_url.path_prefix()),
             read_timeout: config.http_read_timeout,
+            activity: Arc::default(),
         }
     }
 
@@ -126,6 +206,7 @@ impl HttpClient {
         api_key: Option<&SecretString>,
     ) -> Result<HttpAnswer, HttpError> {
         let request = self.with_head(request, api_key)?;
+        let mut under_way = UnderWay::new(&self.activity);
         let answer = tokio::time::timeout(self.read_timeout, self.client.request(request))
             .await
             .map_err(|_| HttpError::Silent(self.read_timeout))?
@@ -133,12 +214,14 @@ impl HttpClient {
                 true => HttpError::Connect(describe(&error)),
                 false => HttpError::Broken(describe(&error)),
             })?;
+        under_way.is_answered = true;
         let (head, body) = answer.into_parts();
         Ok(HttpAnswer {
             status: head.status,
             headers: head.headers,
             body,
             read_timeout: self.read_timeout,
+            _under_way: under_way,
         })
     }
 

@@ -10,6 +10,7 @@ mod stream;
 mod tls;
 mod tls_stream;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub use stream::{MaybeTls, Stream};
 pub use tls::{TlsError, client_config};
 
 use dial::Dialer;
-use http::HttpClient;
+use http::HttpClients;
 use pool::Pool;
 
 /// The `[upstream]` table.
@@ -99,20 +100,21 @@ pub enum ConnectError {
 /// How long connection failures count. Nobody may be sent here to try again while they do.
 const FAILURE_MEMORY: Duration = Duration::from_secs(15);
 
-/// Connects to the one configured upstream.
+/// Connects to the one configured upstream. Whoever connects says on which of the workers that
+/// share it: what is kept for later is kept where it can be used without waking another thread.
 pub struct Upstream {
     base_url: BaseUrl,
     api_key: ArcSwapOption<SecretString>,
     connect_timeout: Duration,
     dialer: Arc<Dialer>,
     pool: Pool,
-    http: HttpClient,
+    http: HttpClients,
     /// Connection failures since the last success, and when the last one was.
     failures: Mutex<(u32, Option<Instant>)>,
 }
 
 impl Upstream {
-    /// Prepares connections to `base_url`; nothing is dialed yet but what is to be kept warm.
+    /// Prepares connections to `base_url` for `n_workers`; nothing is dialed yet.
     ///
     /// # Errors
     /// A CA file that cannot be read, or no trusted CA at all while `base_url` is `wss`.
@@ -121,12 +123,13 @@ impl Upstream {
         config: &Config,
         api_key: Option<SecretString>,
         is_local: bool,
+        n_workers: NonZeroUsize,
     ) -> Result<Self, TlsError> {
         let tls = match base_url.is_tls() {
             true => Some(client_config(config.ca_file.as_deref())?),
             false => None,
         };
-        let http = HttpClient::new(&base_url, config, tls.as_deref(), !is_local);
+        let http = HttpClients::new(&base_url, config, tls.as_deref(), !is_local, n_workers);
         let dialer = Arc::new(Dialer::new(&base_url, tls, !is_local));
         Ok(Self {
             http,
@@ -134,6 +137,7 @@ impl Upstream {
                 Arc::clone(&dialer),
                 config.warm.clone(),
                 config.connect_timeout,
+                n_workers,
             ),
             api_key: ArcSwapOption::from(api_key.map(Arc::new)),
             connect_timeout: config.connect_timeout,
@@ -148,9 +152,10 @@ impl Upstream {
         self.api_key.store(api_key.map(Arc::new));
     }
 
-    /// Keeps connections warm until dropped; does nothing when the pool is off.
-    pub async fn keep_warm(&self) {
-        self.pool.keep_filled().await;
+    /// Keeps the connections of `worker` warm until dropped, on the thread that polls it; does
+    /// nothing when the pool is off.
+    pub async fn keep_warm(&self, worker: usize) {
+        self.pool.keep_filled(worker).await;
     }
 
     /// How the pool fares.
@@ -184,9 +189,14 @@ impl Upstream {
     ///
     /// # Errors
     /// See [`ConnectError`]; an HTTP answer other than 101 is in it with its body.
-    pub async fn connect(&self, path_and_query: &str) -> Result<Connected, ConnectError> {
+    pub async fn connect(
+        &self,
+        worker: usize,
+        path_and_query: &str,
+    ) -> Result<Connected, ConnectError> {
         let started = Instant::now();
-        let result = tokio::time::timeout(self.connect_timeout, self.try_connect(path_and_query))
+        let connecting = self.try_connect(worker, path_and_query);
+        let result = tokio::time::timeout(self.connect_timeout, connecting)
             .await
             .unwrap_or(Err(ConnectError::TimedOut(self.connect_timeout)));
         match &result {
@@ -213,9 +223,14 @@ impl Upstream {
     ///
     /// # Errors
     /// See [`HttpError`].
-    pub async fn request(&self, request: HttpRequest) -> Result<HttpAnswer, HttpError> {
+    pub async fn request(
+        &self,
+        worker: usize,
+        request: HttpRequest,
+    ) -> Result<HttpAnswer, HttpError> {
         let api_key = self.api_key.load_full();
-        let result = self.http.request(request, api_key.as_deref()).await;
+        let client = self.http.of(worker);
+        let result = client.request(request, api_key.as_deref()).await;
         match &result {
             Ok(_) => self.note_success(),
             Err(_) => {
@@ -225,10 +240,14 @@ impl Upstream {
         result
     }
 
-    async fn try_connect(&self, path_and_query: &str) -> Result<(Stream, Handshake), ConnectError> {
+    async fn try_connect(
+        &self,
+        worker: usize,
+        path_and_query: &str,
+    ) -> Result<(Stream, Handshake), ConnectError> {
         let api_key = self.api_key.load_full();
         let request = handshake::Request::new(&self.base_url, path_and_query, api_key.as_deref());
-        if let Some(mut stream) = self.pool.take() {
+        if let Some(mut stream) = self.pool.take(worker) {
             match request.upgrade(&mut stream).await {
                 Ok(handshake) => return Ok((stream, handshake)),
                 // It died while it waited; nothing of the client has gone up yet.

@@ -1,8 +1,12 @@
 //! Connections that have done TCP and TLS but not the upgrade: taking one saves two round trips to
 //! the first audio. Path, query and key belong to a session, so nothing is sent on them before.
+//!
+//! A connection wakes the thread that dialed it. So each worker keeps its share of them, and takes
+//! one over from another worker only when it has none.
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,19 +76,27 @@ pub(super) struct Pool {
     dialer: Arc<Dialer>,
     config: PoolConfig,
     dial_timeout: Duration,
-    state: Mutex<State>,
-    /// Rung when a connection was taken.
-    taken: Notify,
+    demand: Mutex<Demand>,
+    /// One for each worker.
+    shares: Box<[Share]>,
     hits: AtomicU64,
     misses: AtomicU64,
     stale: AtomicU64,
 }
 
-struct State {
-    ready: VecDeque<Ready>,
+/// What tells how many connections all workers together keep.
+struct Demand {
     rate: Rate,
     /// How long the last replacement took: what has to be bridged.
     dial_time: Duration,
+}
+
+/// What one worker keeps.
+#[derive(Default)]
+struct Share {
+    ready: Mutex<VecDeque<Ready>>,
+    /// Rung when a connection was taken.
+    taken: Notify,
 }
 
 struct Ready {
@@ -93,48 +105,66 @@ struct Ready {
 }
 
 impl Pool {
-    pub(super) fn new(dialer: Arc<Dialer>, config: PoolConfig, dial_timeout: Duration) -> Self {
+    pub(super) fn new(
+        dialer: Arc<Dialer>,
+        config: PoolConfig,
+        dial_timeout: Duration,
+        n_workers: NonZeroUsize,
+    ) -> Self {
         Self {
             dialer,
             config,
             dial_timeout,
-            state: Mutex::new(State {
-                ready: VecDeque::new(),
+            demand: Mutex::new(Demand {
                 rate: Rate::new(Instant::now()),
                 dial_time: Duration::from_millis(100),
             }),
-            taken: Notify::new(),
+            shares: (0..n_workers.get()).map(|_| Share::default()).collect(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             stale: AtomicU64::new(0),
         }
     }
 
-    /// The youngest connection that upstream has not closed.
-    pub(super) fn take(&self) -> Option<Stream> {
+    /// The youngest connection of `worker`, which calls this, that upstream has not closed; where it
+    /// has none, one of another worker.
+    pub(super) fn take(&self, worker: usize) -> Option<Stream> {
         if self.config.max == 0 {
             return None;
         }
-        let mut state = self.state.lock();
-        state.rate.count(Instant::now());
-        let found = loop {
-            let Some(mut ready) = state.ready.pop_back() else {
-                break None;
-            };
-            if is_quiet(&mut ready.stream) && ready.since.elapsed() < self.config.max_age {
-                break Some(ready.stream);
-            }
-            self.note_stale();
-        };
-        drop(state);
+        self.demand.lock().rate.count(Instant::now());
+        let found = self.take_from(worker).or_else(|| self.take_over(worker));
         let counter = if found.is_some() {
             &self.hits
         } else {
             &self.misses
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.taken.notify_one();
+        self.shares[worker].taken.notify_one();
         found
+    }
+
+    fn take_from(&self, worker: usize) -> Option<Stream> {
+        let mut ready = self.shares[worker].ready.lock();
+        loop {
+            let mut found = ready.pop_back()?;
+            if is_quiet(&mut found.stream) && found.since.elapsed() < self.config.max_age {
+                return Some(found.stream);
+            }
+            self.note_stale();
+        }
+    }
+
+    /// Takes one that another worker keeps; from then on it wakes this one.
+    fn take_over(&self, worker: usize) -> Option<Stream> {
+        let n_workers = self.shares.len();
+        let mut others = (1..n_workers).map(|ahead| (worker + ahead) % n_workers);
+        others.find_map(|other| {
+            let stream = self.take_from(other)?;
+            self.shares[other].taken.notify_one();
+            let moved = stream.moved_here();
+            moved.inspect_err(|_| self.note_stale()).ok()
+        })
     }
 
     pub(super) fn note_stale(&self) {
@@ -143,30 +173,31 @@ impl Pool {
 
     pub(super) fn counts(&self) -> PoolCounts {
         PoolCounts {
-            ready: self.state.lock().ready.len() as u64,
+            ready: self.shares.iter().map(Share::len).sum::<usize>() as u64,
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             stale: self.stale.load(Ordering::Relaxed),
         }
     }
 
-    /// Keeps as many connections ready as the rate of starts asks for.
-    pub(super) async fn keep_filled(&self) {
+    /// Keeps the share of `worker` in as many connections as the rate of starts asks for. To run on
+    /// that worker.
+    pub(super) async fn keep_filled(&self, worker: usize) {
         if self.config.max == 0 {
             return;
         }
         let mut pause = FIRST_PAUSE;
         loop {
-            let n_missing = self.prune();
+            let n_missing = self.prune(worker);
             if n_missing == 0 {
                 // Whatever is taken or dies in between is found at the next look.
-                let taken = tokio::time::timeout(CHECK_INTERVAL, self.taken.notified());
-                if taken.await.is_ok() {
+                let taken = self.shares[worker].taken.notified();
+                if tokio::time::timeout(CHECK_INTERVAL, taken).await.is_ok() {
                     tokio::time::sleep(REPLACE_AFTER).await;
                 }
                 continue;
             }
-            let dials = (0..n_missing).map(|_| self.add_one());
+            let dials = (0..n_missing).map(|_| self.add_one(worker));
             let results = futures_util::future::join_all(dials).await;
             if results.iter().any(|dialed| *dialed) {
                 pause = FIRST_PAUSE;
@@ -178,13 +209,9 @@ impl Pool {
     }
 
     /// Drops what is old or dead; says how many are missing.
-    fn prune(&self) -> usize {
-        let mut state = self.state.lock();
-        let State {
-            ready,
-            rate,
-            dial_time,
-        } = &mut *state;
+    fn prune(&self, worker: usize) -> usize {
+        let wanted = part_of(self.wanted(), self.shares.len(), worker);
+        let mut ready = self.shares[worker].ready.lock();
         ready.retain_mut(|connection| {
             if connection.since.elapsed() >= self.config.max_age {
                 return false;
@@ -195,28 +222,43 @@ impl Pool {
             }
             quiet
         });
-        let wanted = rate.wanted(Instant::now(), *dial_time);
-        let wanted = wanted.clamp(self.config.min.min(self.config.max), self.config.max);
         while ready.len() > wanted {
             ready.pop_front();
         }
         wanted - ready.len()
     }
 
-    async fn add_one(&self) -> bool {
+    /// How many all workers together are to keep.
+    fn wanted(&self) -> usize {
+        let Demand { rate, dial_time } = &mut *self.demand.lock();
+        let wanted = rate.wanted(Instant::now(), *dial_time);
+        wanted.clamp(self.config.min.min(self.config.max), self.config.max)
+    }
+
+    async fn add_one(&self, worker: usize) -> bool {
         let started = Instant::now();
         let Ok(Ok(stream)) = tokio::time::timeout(self.dial_timeout, self.dialer.dial()).await
         else {
             return false;
         };
-        let mut state = self.state.lock();
-        state.dial_time = REPLACE_AFTER + started.elapsed();
-        state.ready.push_back(Ready {
+        self.demand.lock().dial_time = REPLACE_AFTER + started.elapsed();
+        self.shares[worker].ready.lock().push_back(Ready {
             stream,
             since: Instant::now(),
         });
         true
     }
+}
+
+impl Share {
+    fn len(&self) -> usize {
+        self.ready.lock().len()
+    }
+}
+
+/// What falls to `worker` when `total` is shared out among `n_workers`.
+fn part_of(total: usize, n_workers: usize, worker: usize) -> usize {
+    total / n_workers + usize::from(worker < total % n_workers)
 }
 
 /// Starts per second, fading by half in [`RATE_HALF_LIFE`].

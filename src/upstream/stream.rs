@@ -21,6 +21,17 @@ pub enum MaybeTls<T> {
 /// A connection to upstream.
 pub type Stream = MaybeTls<TlsStream<TcpStream>>;
 
+impl Stream {
+    /// The same connection, woken by the runtime that calls this instead of the one that dialed it.
+    pub(super) fn moved_here(self) -> io::Result<Self> {
+        let move_here = |tcp: TcpStream| TcpStream::from_std(tcp.into_std()?);
+        Ok(match self {
+            Self::Plain(tcp) => Self::Plain(move_here(tcp)?),
+            Self::Tls(tls) => Self::Tls(Box::new(tls.try_map(move_here)?)),
+        })
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for MaybeTls<T> {
     fn poll_read(
         self: Pin<&mut Self>,

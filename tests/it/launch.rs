@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use crate::support::relay::{UPSTREAM_KEY, command, sha256_hex};
+use crate::support::{TestRelay, Upstream};
 
 /// Runs the relay to its end with this configuration file and these variables.
 fn run(toml: &str, env: &[(&str, &str)]) -> (Output, String) {
@@ -97,6 +98,18 @@ fn a_port_in_use_is_named() {
         "[usage]\nstore = \"memory\"",
         &[("XI_RELAY__SERVER__BIND", &address)],
         &[&address],
+    );
+}
+
+#[test]
+fn a_port_that_another_relay_serves_is_named() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let address = relay.address.to_string();
+    refused(
+        "[usage]\nstore = \"memory\"",
+        &[("XI_RELAY__SERVER__BIND", &address)],
+        &[&address, "in use"],
     );
 }
 

@@ -1,6 +1,6 @@
 //! Options of the relay's sockets, read off the sockets themselves.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -15,7 +15,7 @@ fn both_legs_send_small_frames_at_once() {
     let (mut client, _conn) = session(&relay, &upstream);
     let client_port = client.wire().stream().local_addr().unwrap().port();
     let mut legs = HashSet::new();
-    for socket in tcp_sockets(&relay) {
+    for (_, socket) in tcp_sockets(&relay) {
         let Some(peer) = socket
             .peer_addr()
             .ok()
@@ -44,8 +44,68 @@ fn both_legs_send_small_frames_at_once() {
     assert_eq!(legs, HashSet::from(["client", "upstream"]));
 }
 
-/// Copies of all TCP sockets of the relay's process.
-fn tcp_sockets(relay: &TestRelay) -> Vec<socket2::Socket> {
+/// A socket wakes the thread whose runtime waits for it, so the two of a session must wait together:
+/// no frame may wake a second thread. Some of these sessions were handed over to their worker, and
+/// some use a warm connection that another worker had dialed.
+#[test]
+fn a_session_belongs_to_one_worker_and_every_worker_has_its_part() {
+    let n_workers = std::thread::available_parallelism().unwrap().get();
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let sessions: Vec<_> = (0..8 * n_workers)
+        .map(|_| session(&relay, &upstream))
+        .collect();
+    let (mut listeners, mut to_clients, mut to_upstream) =
+        (Vec::new(), HashMap::new(), HashMap::new());
+    for (fd, socket) in tcp_sockets(&relay) {
+        let port = |address: std::io::Result<socket2::SockAddr>| {
+            address.ok()?.as_socket().map(|address| address.port())
+        };
+        let (Some(own), peer) = (port(socket.local_addr()), port(socket.peer_addr())) else {
+            continue;
+        };
+        match peer {
+            None if own == relay.address.port() => listeners.push(fd),
+            None => {}
+            Some(peer) => {
+                to_clients.insert(peer, fd);
+                to_upstream.insert(own, fd);
+            }
+        }
+    }
+    let waits_in = waits_in(&relay);
+    let mut n_sessions: HashMap<i32, usize> = HashMap::new();
+    for (mut client, mut conn) in sessions {
+        let port_of_client = client.wire().stream().local_addr().unwrap().port();
+        let port_to_upstream = conn.wire().stream().peer_addr().unwrap().port();
+        let worker = waits_in[&to_clients[&port_of_client]];
+        assert_eq!(waits_in[&to_upstream[&port_to_upstream]], worker);
+        *n_sessions.entry(worker).or_default() += 1;
+    }
+    assert_eq!(n_sessions.len(), n_workers, "{n_sessions:?}");
+    assert!(n_sessions.values().all(|n| *n >= 4), "{n_sessions:?}");
+    let listening: HashSet<i32> = listeners.iter().map(|fd| waits_in[fd]).collect();
+    assert_eq!(listening, n_sessions.into_keys().collect());
+}
+
+/// For each descriptor of the relay's process, the `epoll` in which it is waited for.
+fn waits_in(relay: &TestRelay) -> HashMap<i32, i32> {
+    let dir = format!("/proc/{}/fdinfo", relay.pid());
+    let mut waits_in = HashMap::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let epoll: i32 = entry.file_name().to_string_lossy().parse().unwrap();
+        let info = fs::read_to_string(entry.path()).unwrap_or_default();
+        let waiting = info.lines().filter_map(|line| line.strip_prefix("tfd:"));
+        for line in waiting {
+            let fd = line.split_whitespace().next().unwrap();
+            waits_in.insert(fd.parse().unwrap(), epoll);
+        }
+    }
+    waits_in
+}
+
+/// Copies of all TCP sockets of the relay's process, with their descriptors there.
+fn tcp_sockets(relay: &TestRelay) -> Vec<(i32, socket2::Socket)> {
     let dir = format!("/proc/{}/fd", relay.pid());
     let fds = fs::read_dir(dir).unwrap().flatten().filter_map(|entry| {
         let target = fs::read_link(entry.path()).ok()?;
@@ -53,8 +113,8 @@ fn tcp_sockets(relay: &TestRelay) -> Vec<socket2::Socket> {
         is_socket.then(|| entry.file_name().to_string_lossy().parse::<i32>().ok())?
     });
     let pidfd = pidfd_open(relay.pid());
-    fds.map(|fd| socket2::Socket::from(pidfd_getfd(&pidfd, fd)))
-        .filter(|socket| {
+    fds.map(|fd| (fd, socket2::Socket::from(pidfd_getfd(&pidfd, fd))))
+        .filter(|(_, socket)| {
             socket
                 .r#type()
                 .is_ok_and(|kind| kind == socket2::Type::STREAM)

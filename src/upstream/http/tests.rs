@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 use super::super::Upstream;
 use super::*;
 
+const TWO_WORKERS: NonZeroUsize = NonZeroUsize::new(2).expect("2 is not 0");
+
 /// An upstream of one's own behind TLS: what it was asked, and how often it was connected to.
 struct TlsUpstream {
     upstream: Upstream,
@@ -94,7 +96,8 @@ async fn start(alpn: &[u8]) -> TlsUpstream {
         ..Config::default()
     };
     let base_url = BaseUrl::parse(&format!("wss://localhost:{port}/below")).unwrap();
-    let upstream = Upstream::new(base_url, &config, Some("the-key".into()), true).unwrap();
+    let upstream =
+        Upstream::new(base_url, &config, Some("the-key".into()), true, TWO_WORKERS).unwrap();
     TlsUpstream {
         upstream,
         requests,
@@ -117,8 +120,16 @@ fn post() -> HttpRequest {
 
 impl TlsUpstream {
     async fn ask(&mut self) -> (HttpAnswer, Asked) {
-        let answer = self.upstream.request(post()).await.unwrap();
+        self.ask_on(0).await
+    }
+
+    async fn ask_on(&mut self, worker: usize) -> (HttpAnswer, Asked) {
+        let answer = self.upstream.request(worker, post()).await.unwrap();
         (answer, self.requests.recv().await.unwrap())
+    }
+
+    fn n_connections(&self) -> usize {
+        self.n_connections.load(Ordering::SeqCst)
     }
 }
 
@@ -163,15 +174,73 @@ async fn http_1_is_spoken_where_upstream_speaks_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_worker_is_lent_the_connection_of_another_while_that_waits() {
+    for alpn in [&b"h2"[..], b"http/1.1"] {
+        let mut tls = start(alpn).await;
+        for worker in [0, 1, 0, 1] {
+            let (mut answer, asked) = tls.ask_on(worker).await;
+            drop(asked);
+            assert!(answer.chunk().await.unwrap().is_none());
+            // What HTTP/1.1 has used is back with the client a moment after.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(tls.n_connections(), 1, "requests one after another");
+        let busy = tls.ask_on(0).await;
+        let other = tls.ask_on(1).await;
+        assert_eq!(
+            tls.n_connections(),
+            2,
+            "each has its own when both are busy"
+        );
+        drop((busy, other));
+        let _own = tls.ask_on(1).await;
+        assert_eq!(tls.upstream.http.of(1).activity.lock().n_under_way, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_another_worker_dialed_works_as_long_as_that_does() {
+    let mut tls = start(b"h2").await;
+    let upstream = Arc::new(tls.upstream);
+    // A worker beside this one: a thread with a runtime of its own.
+    let (done, is_done) = tokio::sync::oneshot::channel::<()>();
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let dialer = std::thread::spawn({
+        let upstream = Arc::clone(&upstream);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                drop(upstream.request(1, post()).await.unwrap());
+                ready.send(()).unwrap();
+                is_done.await.unwrap();
+            });
+        }
+    });
+    drop(tls.requests.recv().await.unwrap());
+    is_ready.await.unwrap();
+    let mut answer = upstream.request(0, post()).await.unwrap();
+    let asked = tls.requests.recv().await.unwrap();
+    asked.pieces.send(Bytes::from("heard")).await.unwrap();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "heard");
+    assert_eq!(tls.n_connections.load(Ordering::SeqCst), 1);
+    done.send(()).unwrap();
+    dialer.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_certificate_that_nobody_vouches_for_is_refused() {
     let tls = start(b"h2").await;
     let config = Config::default();
     let base_url = tls.upstream.base_url.clone();
     // A machine without any authority refuses at the start.
-    let Ok(upstream) = Upstream::new(base_url, &config, Some("the-key".into()), true) else {
+    let Ok(upstream) = Upstream::new(base_url, &config, Some("the-key".into()), true, TWO_WORKERS)
+    else {
         return;
     };
-    let refused = upstream.request(post()).await.unwrap_err();
+    let refused = upstream.request(0, post()).await.unwrap_err();
     assert!(matches!(refused, HttpError::Connect(_)), "{refused}");
     assert_eq!(upstream.failures_in_a_row(), 1);
 }
@@ -180,7 +249,7 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
 async fn a_key_that_no_header_can_hold_is_not_sent() {
     let tls = start(b"h2").await;
     tls.upstream.set_api_key(Some("two\nlines".into()));
-    let refused = tls.upstream.request(post()).await.unwrap_err();
+    let refused = tls.upstream.request(0, post()).await.unwrap_err();
     assert!(matches!(refused, HttpError::Key));
     assert!(!refused.to_string().contains("two"));
     assert_eq!(tls.n_connections.load(Ordering::SeqCst), 0);

@@ -10,35 +10,76 @@ use tokio_rustls::server::TlsStream;
 use super::super::BaseUrl;
 use super::*;
 
+/// An upstream of one's own behind TLS, and who dials it.
+struct TlsUpstream {
+    dialer: Arc<Dialer>,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl TlsUpstream {
+    async fn start() -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let base_url = BaseUrl::parse(&format!("wss://localhost:{port}")).unwrap();
+        Self {
+            dialer: Arc::new(Dialer::new(&base_url, Some(Arc::new(client)), false)),
+            listener,
+            acceptor: TlsAcceptor::from(Arc::new(server)),
+        }
+    }
+
+    async fn accept(&self) -> TlsStream<TcpStream> {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        self.acceptor.accept(stream).await.unwrap()
+    }
+}
+
 /// A connection as the pool holds it, and its other end.
 async fn dialed() -> (Stream, TlsStream<TcpStream>) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let base_url = BaseUrl::parse(&format!("wss://localhost:{port}")).unwrap();
-    let dialer = Dialer::new(&base_url, Some(Arc::new(client)), false);
-    let accept = async {
-        let (stream, _) = listener.accept().await.unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(server));
-        acceptor.accept(stream).await.unwrap()
-    };
-    let (stream, peer) = tokio::join!(dialer.dial(), accept);
+    let upstream = TlsUpstream::start().await;
+    let (stream, peer) = tokio::join!(upstream.dialer.dial(), upstream.accept());
     (stream.unwrap(), peer)
+}
+
+/// Whether the two ends hear each other.
+async fn speak(stream: &mut Stream, peer: &mut TlsStream<TcpStream>) {
+    let mut got = [0; 4];
+    stream.write_all(b"ping").await.unwrap();
+    stream.flush().await.unwrap();
+    peer.read_exact(&mut got).await.unwrap();
+    peer.write_all(b"pong").await.unwrap();
+    peer.flush().await.unwrap();
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"pong");
+}
+
+/// A pool of so many workers.
+fn pool(dialer: &Arc<Dialer>, min: usize, max: usize, n_workers: usize) -> Pool {
+    let config = PoolConfig {
+        min,
+        max,
+        ..PoolConfig::default()
+    };
+    let n_workers = NonZeroUsize::new(n_workers).unwrap();
+    let timeout = Duration::from_secs(10);
+    Pool::new(Arc::clone(dialer), config, timeout, n_workers)
 }
 
 /// Looks at a connection until it is no longer fit to be handed out.
@@ -60,14 +101,7 @@ async fn a_connection_that_has_waited_can_be_used() {
         assert!(is_quiet(&mut stream));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let mut got = [0; 4];
-    stream.write_all(b"ping").await.unwrap();
-    stream.flush().await.unwrap();
-    peer.read_exact(&mut got).await.unwrap();
-    peer.write_all(b"pong").await.unwrap();
-    peer.flush().await.unwrap();
-    stream.read_exact(&mut got).await.unwrap();
-    assert_eq!(&got, b"pong");
+    speak(&mut stream, &mut peer).await;
 }
 
 #[tokio::test]
@@ -86,4 +120,97 @@ async fn a_connection_that_upstream_has_left_is_noticed() {
         .unwrap();
     peer.flush().await.unwrap();
     found_dead(&mut spoken_to).await;
+}
+
+#[tokio::test]
+async fn a_worker_without_a_connection_takes_one_over() {
+    let upstream = TlsUpstream::start().await;
+    let pool = Arc::new(pool(&upstream.dialer, 1, 2, 2));
+    // Another worker, with a thread and a runtime of its own, dials what this one is to use.
+    let other = std::thread::spawn({
+        let pool = Arc::clone(&pool);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            assert!(runtime.block_on(pool.add_one(1)));
+            runtime
+        }
+    });
+    let mut peer = upstream.accept().await;
+    let runtime = other.join().unwrap();
+    assert_eq!(pool.counts().ready, 1);
+    let mut stream = pool.take(0).expect("the other's");
+    // From here on it has nothing to do with where it was dialed.
+    runtime.shutdown_background();
+    let spoken = tokio::time::timeout(Duration::from_secs(10), speak(&mut stream, &mut peer));
+    spoken.await.expect("woken where it is used");
+    assert!(pool.take(0).is_none());
+    let counts = pool.counts();
+    assert_eq!((counts.ready, counts.hits, counts.misses), (0, 1, 1));
+    assert_eq!(counts.stale, 0);
+}
+
+#[tokio::test]
+async fn a_worker_takes_its_own_connection_first() {
+    let upstream = TlsUpstream::start().await;
+    let pool = pool(&upstream.dialer, 0, 4, 2);
+    for worker in [0, 1, 1] {
+        let (added, _peer) = tokio::join!(pool.add_one(worker), upstream.accept());
+        assert!(added);
+    }
+    let ready = || pool.shares.iter().map(Share::len).collect::<Vec<_>>();
+    assert_eq!(ready(), [1, 2]);
+    // Their peers have left; those are not handed out, and the other's are looked at too.
+    let (added, _peer) = tokio::join!(pool.add_one(0), upstream.accept());
+    assert!(added);
+    assert!(pool.take(0).is_some());
+    assert_eq!(ready(), [1, 2]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(pool.take(0).is_none());
+    assert_eq!(ready(), [0, 0]);
+    assert_eq!(pool.counts().stale, 3);
+}
+
+#[tokio::test]
+async fn each_worker_keeps_its_share() {
+    let upstream = TlsUpstream::start().await;
+    let pool = pool(&upstream.dialer, 3, 8, 2);
+    let filling = async {
+        tokio::join!(pool.keep_filled(0), pool.keep_filled(1));
+    };
+    let accepting = async {
+        let mut peers = Vec::new();
+        while peers.len() < 3 {
+            peers.push(upstream.accept().await);
+        }
+        // Nothing more comes.
+        let more = tokio::time::timeout(Duration::from_millis(100), upstream.accept());
+        assert!(more.await.is_err());
+        let ready: Vec<_> = pool.shares.iter().map(Share::len).collect();
+        assert_eq!(ready, [2, 1]);
+    };
+    tokio::select! {
+        () = filling => {}
+        () = accepting => {}
+    }
+}
+
+#[test]
+fn the_parts_make_up_the_whole() {
+    for (total, n_workers, parts) in [
+        (0, 2, &[0, 0][..]),
+        (1, 2, &[1, 0]),
+        (3, 2, &[2, 1]),
+        (8, 2, &[4, 4]),
+        (8, 3, &[3, 3, 2]),
+        (5, 1, &[5]),
+    ] {
+        let shared: Vec<_> = (0..n_workers)
+            .map(|worker| part_of(total, n_workers, worker))
+            .collect();
+        assert_eq!(shared, parts);
+        assert_eq!(shared.iter().sum::<usize>(), total);
+    }
 }

@@ -40,6 +40,22 @@ pub struct TlsStream<T> {
     close_sent: bool,
 }
 
+impl<T> TlsStream<T> {
+    /// The same end of the connection over what `map` makes of the stream below.
+    pub(super) fn try_map<U>(
+        self,
+        map: impl FnOnce(T) -> io::Result<U>,
+    ) -> io::Result<TlsStream<U>> {
+        Ok(TlsStream {
+            stream: map(self.stream)?,
+            records: self.records,
+            out: self.out,
+            out_written: self.out_written,
+            close_sent: self.close_sent,
+        })
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     /// Shakes hands as `config` says with whom `name` names.
     ///
