@@ -1,16 +1,20 @@
 //! From a request's head to the endpoint it asks for.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::BoxError;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::handler::Handler;
 use axum::response::Response;
+use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue, ORIGIN};
 use http::request::Parts;
 use tokio::time::Instant;
+use tower::{Layer, Service};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::address::remote_address;
@@ -38,12 +42,19 @@ struct Caller {
     started: Instant,
 }
 
-/// Everything that clients can reach.
-pub(super) fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .fallback(dispatch)
-        .layer(CatchPanicLayer::custom(after_panic))
-        .with_state(gateway)
+/// Everything that clients can reach. No `Router`: paths have a prefix that is configured and
+/// tokens in them, so that [`route_of_path`] reads them in any case.
+pub(super) fn service(
+    gateway: Arc<Gateway>,
+) -> impl Service<
+    Request,
+    Response = http::Response<impl http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
+    CatchPanicLayer::custom(after_panic).layer(dispatch.with_state(gateway))
 }
 
 /// What the client is told when a request has run into a fault of the relay's own; the log has the

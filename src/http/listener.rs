@@ -1,11 +1,15 @@
 //! Accepting connections and serving HTTP/1.1 on them.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::BoxError;
+use axum::body::Body;
+use axum::extract::Request;
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -13,10 +17,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::client_stream::ClientStream;
-use super::dispatch::{Remote, router};
+use super::dispatch::{Remote, service};
 use super::gateway::Gateway;
 use super::operator;
 use super::pulse::Pulse;
@@ -49,7 +53,7 @@ pub(super) async fn serve_clients(
         let worker = worker.index;
         async move { upstream.keep_warm(worker).await }
     });
-    let app = router(gateway);
+    let app = service(gateway);
     loop {
         let accepted = tokio::select! {
             () = stopped.cancelled() => break ticking.abort(),
@@ -92,6 +96,10 @@ pub async fn serve_operator(
 ) {
     let header_timeout = gateway.parts.config.header_timeout;
     let app = operator::router(gateway);
+    let listener = match Listener::new(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(cause = %error, "cannot serve the operator"),
+    };
     loop {
         let (stream, _) = tokio::select! {
             () = stopped.cancelled() => return,
@@ -109,24 +117,60 @@ pub async fn serve_operator(
 const MAX_UNSENT_BYTES: u32 = 512 * 1024;
 
 /// Sets what a client's socket needs. With Nagle's algorithm the first audio is 40 ms late.
-fn prepare(stream: &TcpStream, remote: SocketAddr) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    if remote.ip().to_canonical().is_loopback() {
-        // There is no network to be congested on the way to a client on this machine. Where BBR is
-        // the system's choice, it would pace such a client all the same: one timer for every
-        // 64 KB, at up to a third of the processor time that it takes to forward them. Reno does not
-        // pace and is part of every kernel; one that knows no choice keeps what it has.
-        let _ = socket.set_tcp_congestion(b"reno");
-    }
+fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)
 }
 
+/// There is no network to be congested on the way to a client on this machine. Where BBR is the
+/// system's choice, it would pace such a client all the same: one timer for every 64 KB, at up to a
+/// third of the processor time that it takes to forward them. Reno does not pace and is part of every
+/// kernel; one that knows no choice keeps what it has.
+fn do_not_pace(socket: SockRef<'_>) {
+    let _ = socket.set_tcp_congestion(b"reno");
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// A listener, and whether all that it accepts comes from this machine. On Linux the sockets that it
+/// accepts have its options, so that they need not be set for each.
+pub(super) struct Listener {
+    tcp: TcpListener,
+    is_local: bool,
+}
+
+impl Listener {
+    /// To be made on the runtime that accepts.
+    pub(super) fn new(tcp: TcpListener) -> io::Result<Self> {
+        let is_local = is_loopback(tcp.local_addr()?);
+        prepare(SockRef::from(&tcp))?;
+        if is_local {
+            do_not_pace(SockRef::from(&tcp));
+        }
+        Ok(Self { tcp, is_local })
+    }
+
+    fn prepare(&self, stream: &TcpStream, remote: SocketAddr) -> io::Result<()> {
+        let inherits = cfg!(target_os = "linux");
+        if is_loopback(remote) && !(inherits && self.is_local) {
+            do_not_pace(SockRef::from(stream));
+        }
+        match inherits {
+            true => Ok(()),
+            false => prepare(SockRef::from(stream)),
+        }
+    }
+}
+
 /// The next connection.
-pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+pub(super) async fn accept(listener: &Listener) -> (TcpStream, SocketAddr) {
     loop {
-        match listener.accept().await {
-            Ok((stream, remote)) if prepare(&stream, remote).is_ok() => return (stream, remote),
+        match listener.tcp.accept().await {
+            Ok((stream, remote)) if listener.prepare(&stream, remote).is_ok() => {
+                return (stream, remote);
+            }
             // The connection was gone before it was accepted.
             Ok(_) => {}
             Err(error) if is_about_one_connection(&error) => {}
@@ -147,18 +191,22 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve(
+async fn serve<S, B>(
     stream: ClientStream,
     remote: Option<Remote>,
-    app: Router,
+    app: S,
     header_timeout: Duration,
     stopped: CancellationToken,
-) {
+) where
+    S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone + Send,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         if let Some(remote) = &remote {
             request.extensions_mut().insert(remote.clone());
         }
-        app.clone().oneshot(request.map(axum::body::Body::new))
+        app.clone().oneshot(request.map(Body::new))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::Gateway;
-use super::listener::serve_clients;
+use super::listener::{Listener, accept, serve_clients};
 use super::load::{Load, Loads};
 use super::tls::ServerTls;
 
@@ -34,7 +34,7 @@ pub struct Workers {
 /// One worker's part in accepting.
 pub(super) struct Worker {
     pub(super) index: usize,
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
     handed: mpsc::Receiver<Accepted<StdStream>>,
     others: Arc<[mpsc::Sender<Accepted<StdStream>>]>,
     loads: Arc<Loads>,
@@ -74,7 +74,8 @@ impl Workers {
                 .build()?;
             let listener = {
                 let _entered = runtime.enter();
-                listeners.next().map(TcpListener::from_std).transpose()?
+                let listener = listeners.next().map(TcpListener::from_std).transpose()?;
+                listener.map(Listener::new).transpose()?
             };
             let worker = Worker {
                 index,
@@ -145,7 +146,7 @@ impl Worker {
             } = self;
             let accepted = async {
                 match listener {
-                    Some(listener) => super::listener::accept(listener).await,
+                    Some(listener) => accept(listener).await,
                     None => std::future::pending().await,
                 }
             };

@@ -255,7 +255,8 @@ impl Upstream {
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut stream = self.dialer.dial().await?;
+        // Boxed, so that who finds a warm connection has no room for a dial.
+        let mut stream = Box::pin(self.dialer.dial()).await?;
         let handshake = request.upgrade(&mut stream).await?;
         Ok((stream, handshake))
     }

@@ -66,6 +66,8 @@ const RATE_HALF_LIFE: Duration = Duration::from_secs(10);
 /// What was taken is replaced so much later: the dial would hold up the upgrade of the session that
 /// took it.
 const REPLACE_AFTER: Duration = Duration::from_millis(3);
+/// A dial that takes less time is cheaper than to wake the worker whose connection was taken.
+const WORTH_TAKING_OVER: Duration = Duration::from_millis(10);
 /// How often ready connections are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after a failed dial, doubled up to the longest.
@@ -127,13 +129,18 @@ impl Pool {
     }
 
     /// The youngest connection of `worker`, which calls this, that upstream has not closed; where it
-    /// has none, one of another worker.
+    /// has none and upstream is far, one of another worker.
     pub(super) fn take(&self, worker: usize) -> Option<Stream> {
         if self.config.max == 0 {
             return None;
         }
-        self.demand.lock().rate.count(Instant::now());
-        let found = self.take_from(worker).or_else(|| self.take_over(worker));
+        let is_far = {
+            let mut demand = self.demand.lock();
+            demand.rate.count(Instant::now());
+            demand.dial_time >= WORTH_TAKING_OVER
+        };
+        let found = self.take_from(worker);
+        let found = found.or_else(|| is_far.then(|| self.take_over(worker)).flatten());
         let counter = if found.is_some() {
             &self.hits
         } else {

@@ -141,6 +141,10 @@ async fn a_worker_without_a_connection_takes_one_over() {
     let mut peer = upstream.accept().await;
     let runtime = other.join().unwrap();
     assert_eq!(pool.counts().ready, 1);
+    let seems_far = |dial_time| pool.demand.lock().dial_time = dial_time;
+    seems_far(WORTH_TAKING_OVER - Duration::from_millis(1));
+    assert!(pool.take(0).is_none(), "a dial of its own takes no longer");
+    seems_far(WORTH_TAKING_OVER);
     let mut stream = pool.take(0).expect("the other's");
     // From here on it has nothing to do with where it was dialed.
     runtime.shutdown_background();
@@ -148,7 +152,7 @@ async fn a_worker_without_a_connection_takes_one_over() {
     spoken.await.expect("woken where it is used");
     assert!(pool.take(0).is_none());
     let counts = pool.counts();
-    assert_eq!((counts.ready, counts.hits, counts.misses), (0, 1, 1));
+    assert_eq!((counts.ready, counts.hits, counts.misses), (0, 1, 2));
     assert_eq!(counts.stale, 0);
 }
 
@@ -168,6 +172,7 @@ async fn a_worker_takes_its_own_connection_first() {
     assert!(pool.take(0).is_some());
     assert_eq!(ready(), [1, 2]);
     tokio::time::sleep(Duration::from_millis(50)).await;
+    pool.demand.lock().dial_time = WORTH_TAKING_OVER;
     assert!(pool.take(0).is_none());
     assert_eq!(ready(), [0, 0]);
     assert_eq!(pool.counts().stale, 3);
