@@ -3,7 +3,6 @@
 pub mod banner;
 pub mod cli;
 mod health;
-mod listeners;
 mod relay;
 mod signals;
 mod single_use;

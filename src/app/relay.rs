@@ -13,12 +13,11 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::banner::{Access, Facts, Upstream as Shown, banner};
-use super::listeners::{listen, listen_for_workers};
 use super::signals::{Signals, Wish};
 use super::single_use::{TokensInBooks, keep_learning_revoked, learn_revoked};
 use super::{sources, trim};
 use crate::auth::Directory;
-use crate::config::{Settings, Sources};
+use crate::config::{Bind, Settings, Sources};
 use crate::http::{
     CallerRules, Gateway, Parts, Plans, ServerTls, Workers, how_to_trust, serve_operator,
 };
@@ -35,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Files and sockets besides those of sessions: listeners, the store, warm connections, the log.
 const RESERVED_FILES: u64 = 256;
 
-/// What a worker needs for itself: its listener, and what its runtime waits with.
+/// What a worker needs for itself: what its runtime waits with.
 const FILES_PER_WORKER: u64 = 8;
 
 /// Runs the relay until a signal ends it.
@@ -63,8 +62,7 @@ pub fn run_sandbox(settings: &Settings) -> Result<()> {
     let result = multi_threaded()?.block_on(async {
         let mut signals = Signals::new().context("cannot catch signals")?;
         let server = sandbox::Server::new(settings.sandbox.clone())?;
-        let listener = listen("server.bind", settings.server.bind)?;
-        let listener = TcpListener::from_std(listener)?;
+        let listener = listen("server.bind", settings.server.bind).await?;
         let address = listener.local_addr()?;
         say(&format!(
             "xi-relay sandbox, an offline ElevenLabs\n  listening  ws://{address} and http://{address}\n"
@@ -115,9 +113,8 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     let recordings = recordings(&settings)?;
     let n_workers = n_processors();
     let max_sockets = max_sockets(recordings.is_some(), n_workers);
-    let client_listeners = listen_for_workers("server.bind", settings.server.bind, n_workers)?;
-    let operator_listener = listen("operator.bind", settings.operator.bind)?;
-    let operator_listener = TcpListener::from_std(operator_listener)?;
+    let client_listener = listen("server.bind", settings.server.bind).await?;
+    let operator_listener = listen("operator.bind", settings.operator.bind).await?;
     let tls = ServerTls::load(&settings.server.tls)?.map(Arc::new);
     let stopped = CancellationToken::new();
 
@@ -201,12 +198,12 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     ));
     tokio::spawn(recheck_on_changes(Arc::clone(&gateway)));
     let (address, operator) = (
-        client_listeners[0].local_addr()?,
+        client_listener.local_addr()?,
         operator_listener.local_addr()?,
     );
     let workers = Workers::start(
         n_workers,
-        client_listeners,
+        client_listener.into_std()?,
         tls.as_ref(),
         &gateway,
         &stopped,
@@ -352,6 +349,15 @@ async fn start_sandbox(settings: &Settings, stopped: CancellationToken) -> Resul
         }
     });
     Ok(BaseUrl::parse(&format!("ws://{address}"))?)
+}
+
+async fn listen(key: &str, bind: Bind) -> Result<TcpListener> {
+    TcpListener::bind(bind.0).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "{bind} is in use already: stop what listens there, or set `{key}` to another address"
+        ),
+        _ => anyhow!("cannot listen on {bind}: {error}; set `{key}` to an address of this machine"),
+    })
 }
 
 fn plan_names(settings: &Settings) -> BTreeSet<Arc<str>> {

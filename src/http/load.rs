@@ -1,14 +1,24 @@
 //! How many connections each worker has, and with which of them the next one belongs.
+//!
+//! They go to as few workers as can carry them: the more one thread has to do, the more it does each
+//! time it wakes, and the less each message costs. Where one worker is busy or has many, the next one
+//! is begun with; where all are, they share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-/// How much more than another, which has so many, a worker may have before it hands a connection
-/// over, which costs a wake of the other thread. The kernel's spread varies by about the square
-/// root of what there is; that is left alone.
-fn tolerated(n_connections: usize) -> usize {
-    1 + (n_connections / 2).isqrt()
-}
+use tokio::runtime::RuntimeMetrics;
+
+/// So many connections one worker has before the next one gets any. As many as a thread can carry
+/// when speech flows on all of them: a worker keeps what it has, even if it was silent at first.
+pub(super) const MANY: usize = 4096;
+
+/// A worker that does something for a larger part of the time than this is busy.
+const BUSY: f64 = 0.85;
+
+/// How often that is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The connections of all workers.
 pub(super) struct Loads(Box<[AtomicUsize]>);
@@ -25,17 +35,19 @@ impl Loads {
         Arc::new(Self((0..n_workers).map(|_| AtomicUsize::new(0)).collect()))
     }
 
-    /// Counts a connection that `worker` has accepted with the worker that is to serve it.
-    pub(super) fn assign(self: &Arc<Self>, worker: usize) -> Load {
-        let load = |worker: usize| self.0[worker].load(Ordering::Relaxed);
-        let n_workers = self.0.len();
-        // From the next one on: where several have the least, not all turn to the same.
-        let others = (1..n_workers).map(|ahead| (worker + ahead) % n_workers);
-        let least = others.min_by_key(|other| load(*other));
-        match least {
-            Some(least) if load(worker) > load(least) + tolerated(load(least)) => self.count(least),
-            _ => self.count(worker),
-        }
+    /// Counts one more connection, with the worker that is to serve it.
+    pub(super) fn assign(self: &Arc<Self>, is_busy: impl FnMut(usize) -> bool) -> Load {
+        self.count(self.next(is_busy))
+    }
+
+    fn next(&self, mut is_busy: impl FnMut(usize) -> bool) -> usize {
+        let load = |worker: &usize| self.0[*worker].load(Ordering::Relaxed);
+        let workers = 0..self.0.len();
+        workers
+            .clone()
+            .find(|worker| load(worker) < MANY && !is_busy(*worker))
+            .or_else(|| workers.min_by_key(load))
+            .unwrap_or(0)
     }
 
     /// Counts a connection with `worker`.
@@ -61,36 +73,90 @@ impl Drop for Load {
     }
 }
 
+/// How busy one worker is.
+pub(super) struct Gauge {
+    metrics: RuntimeMetrics,
+    looked: Instant,
+    busy_before: Duration,
+    is_busy: bool,
+}
+
+impl Gauge {
+    pub(super) fn new(metrics: RuntimeMetrics) -> Self {
+        Self {
+            busy_before: metrics.worker_total_busy_duration(0),
+            metrics,
+            looked: Instant::now(),
+            is_busy: false,
+        }
+    }
+
+    /// Whether the worker was busy when it was last looked at, which is now if that is long ago.
+    pub(super) fn is_busy(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.looked) >= LOOK_INTERVAL {
+            self.look(self.metrics.worker_total_busy_duration(0), now);
+        }
+        self.is_busy
+    }
+
+    /// The worker has been busy for so long since it was started.
+    fn look(&mut self, busy: Duration, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.looked);
+        let share = busy
+            .saturating_sub(self.busy_before)
+            .div_duration_f64(elapsed);
+        self.is_busy = share > BUSY;
+        (self.looked, self.busy_before) = (now, busy);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn n(loads: &Loads, worker: usize) -> usize {
+        loads.0[worker].load(Ordering::Relaxed)
+    }
+
     #[test]
-    fn a_worker_keeps_what_it_accepts_until_another_has_two_fewer() {
-        let loads = Loads::new(2);
-        let mut kept: Vec<Load> = (0..6).map(|_| loads.assign(0)).collect();
-        let workers: Vec<usize> = kept.iter().map(Load::worker).collect();
-        assert_eq!(workers, [0, 0, 1, 0, 1, 0]);
+    fn a_worker_is_begun_with_when_those_before_it_are_busy() {
+        let loads = Loads::new(3);
+        let first = loads.assign(|_| false);
+        let second = loads.assign(|_| false);
+        assert_eq!((first.worker(), second.worker()), (0, 0));
+        let third = loads.assign(|worker| worker == 0);
+        assert_eq!(third.worker(), 1);
+        // All are busy: the one with the fewest, of several the first.
+        let fourth = loads.assign(|_| true);
+        assert_eq!(fourth.worker(), 2);
+        let fifth = loads.assign(|_| true);
+        assert_eq!(fifth.worker(), 1);
         // What is over counts no more.
-        kept.retain(|load| load.worker() == 1);
-        assert_eq!(loads.assign(1).worker(), 0);
-        assert_eq!(loads.assign(0).worker(), 0);
+        drop((first, second));
+        assert_eq!(loads.assign(|_| true).worker(), 0);
     }
 
     #[test]
-    fn whoever_accepts_everything_shares_it_with_all() {
-        let loads = Loads::new(4);
-        let kept: Vec<Load> = (0..40).map(|_| loads.assign(2)).collect();
-        for worker in 0..4 {
-            let n = kept.iter().filter(|load| load.worker() == worker).count();
-            assert!((9..=13).contains(&n), "worker {worker} has {n}");
-        }
+    fn many_connections_are_shared_by_all() {
+        let loads = Loads::new(3);
+        let _kept: Vec<Load> = (0..2 * MANY + 5).map(|_| loads.assign(|_| false)).collect();
+        assert_eq!([0, 1, 2].map(|worker| n(&loads, worker)), [MANY, MANY, 5]);
+        let _more: Vec<Load> = (0..MANY + 1).map(|_| loads.assign(|_| false)).collect();
+        let all = [0, 1, 2].map(|worker| n(&loads, worker));
+        assert_eq!(all, [MANY + 2, MANY + 2, MANY + 2]);
     }
 
-    #[test]
-    fn a_single_worker_has_everything() {
-        let loads = Loads::new(1);
-        let kept: Vec<Load> = (0..3).map(|_| loads.assign(0)).collect();
-        assert!(kept.iter().all(|load| load.worker() == 0));
+    #[tokio::test]
+    async fn who_does_something_most_of_the_time_is_busy() {
+        let mut gauge = Gauge::new(tokio::runtime::Handle::current().metrics());
+        let (start, busy) = (gauge.looked, gauge.busy_before);
+        let ms = Duration::from_millis;
+        gauge.look(busy + ms(90), start + ms(100));
+        assert!(gauge.is_busy);
+        gauge.look(busy + ms(170), start + ms(200));
+        assert!(!gauge.is_busy, "80 of the last 100 ms");
+        gauge.look(busy + ms(270), start + ms(300));
+        assert!(gauge.is_busy);
+        assert!(gauge.is_busy(start + ms(300)), "it was just looked at");
     }
 }

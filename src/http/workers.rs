@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::gateway::Gateway;
 use super::listener::{Listener, accept, serve_clients};
-use super::load::{Load, Loads};
+use super::load::{Gauge, Load, Loads};
 use super::tls::ServerTls;
 
 /// How many connections may wait for a worker that is to have them. One that finds no room is
-/// served where it was accepted.
+/// served by the first.
 const HANDED_OVER: usize = 1024;
 
 /// The threads; they end when this is dropped, with all that they still do.
@@ -31,13 +32,21 @@ pub struct Workers {
     failed: CancellationToken,
 }
 
-/// One worker's part in accepting.
+/// Where one worker's connections come from.
 pub(super) struct Worker {
     pub(super) index: usize,
-    listener: Option<Listener>,
+    /// Only the first one has it.
+    door: Option<Door>,
     handed: mpsc::Receiver<Accepted<StdStream>>,
-    others: Arc<[mpsc::Sender<Accepted<StdStream>>]>,
+}
+
+/// Where connections are accepted, for all workers.
+struct Door {
+    listener: Listener,
     loads: Arc<Loads>,
+    /// In the order of the workers, as those below.
+    gauges: Vec<Gauge>,
+    workers: Vec<mpsc::Sender<Accepted<StdStream>>>,
 }
 
 /// A connection that is counted with the worker that is to serve it.
@@ -48,41 +57,42 @@ pub(super) struct Accepted<S> {
 }
 
 impl Workers {
-    /// Starts `n_workers` that accept from `listeners`, one each as far as there are, until
-    /// `stopped`; what is live then goes on.
+    /// Starts `n_workers` that serve what `listener` accepts until `stopped`; what is live then goes
+    /// on.
     ///
     /// # Errors
     /// No more threads or file descriptors.
     pub fn start(
         n_workers: NonZeroUsize,
-        listeners: Vec<StdListener>,
+        listener: StdListener,
         tls: Option<&Arc<ServerTls>>,
         gateway: &Arc<Gateway>,
         stopped: &CancellationToken,
     ) -> io::Result<Self> {
-        let n_workers = n_workers.get();
-        let loads = Loads::new(n_workers);
-        let (others, handed): (Vec<_>, Vec<_>) =
-            (0..n_workers).map(|_| mpsc::channel(HANDED_OVER)).unzip();
-        let others: Arc<[_]> = others.into();
-        let mut listeners = listeners.into_iter();
+        let runtimes = (0..n_workers.get()).map(|_| runtime());
+        let runtimes = runtimes.collect::<io::Result<Vec<_>>>()?;
+        let (workers, handed): (Vec<_>, Vec<_>) =
+            runtimes.iter().map(|_| mpsc::channel(HANDED_OVER)).unzip();
+        let listener = {
+            let _entered = runtimes[0].enter();
+            Listener::new(TcpListener::from_std(listener)?)?
+        };
+        let mut door = Some(Door {
+            listener,
+            loads: Loads::new(n_workers.get()),
+            gauges: runtimes
+                .iter()
+                .map(|runtime| Gauge::new(runtime.metrics()))
+                .collect(),
+            workers,
+        });
         // What is started before one that cannot be started is ended by being dropped.
-        let mut workers = Self::default();
-        for (index, handed) in handed.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            let listener = {
-                let _entered = runtime.enter();
-                let listener = listeners.next().map(TcpListener::from_std).transpose()?;
-                listener.map(Listener::new).transpose()?
-            };
+        let mut started = Self::default();
+        for (index, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
             let worker = Worker {
                 index,
-                listener,
+                door: door.take(),
                 handed,
-                others: Arc::clone(&others),
-                loads: Arc::clone(&loads),
             };
             let serving = serve_clients(
                 worker,
@@ -90,9 +100,9 @@ impl Workers {
                 Arc::clone(gateway),
                 stopped.child_token(),
             );
-            workers.spawn(index, runtime, serving)?;
+            started.spawn(index, runtime, serving)?;
         }
-        Ok(workers)
+        Ok(started)
     }
 
     fn spawn(
@@ -136,27 +146,25 @@ impl Drop for Workers {
     }
 }
 
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
 impl Worker {
-    /// The next connection that this worker is to serve: one of its own listener, or one that
-    /// another has handed over. The others', it hands over.
+    /// The next connection that this worker is to serve.
     pub(super) async fn next(&mut self) -> Accepted<TcpStream> {
+        let Self { door, handed, .. } = self;
         loop {
-            let Self {
-                listener, handed, ..
-            } = self;
             let accepted = async {
-                match listener {
-                    Some(listener) => accept(listener).await,
+                match door {
+                    Some(door) => door.next().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                (stream, remote) = accepted => {
-                    if let Some(accepted) = self.assign(stream, remote) {
-                        return accepted;
-                    }
-                }
-                // Never none: a sender is among the others.
+                accepted = accepted => return accepted,
                 Some(accepted) = handed.recv() => {
                     if let Some(accepted) = accepted.registered() {
                         return accepted;
@@ -165,30 +173,44 @@ impl Worker {
             }
         }
     }
+}
 
-    /// The connection, if it is for this worker.
-    fn assign(&self, stream: TcpStream, remote: SocketAddr) -> Option<Accepted<TcpStream>> {
-        let load = self.loads.assign(self.index);
-        if load.worker() == self.index {
+impl Door {
+    /// The next connection that the first worker is to serve. Those of the others it hands over.
+    async fn next(&mut self) -> Accepted<TcpStream> {
+        loop {
+            let (stream, remote) = accept(&self.listener).await;
+            if let Some(accepted) = self.assign(stream, remote) {
+                return accepted;
+            }
+        }
+    }
+
+    /// The connection, if it is for the first worker.
+    fn assign(&mut self, stream: TcpStream, remote: SocketAddr) -> Option<Accepted<TcpStream>> {
+        let now = Instant::now();
+        let gauges = &mut self.gauges;
+        let load = self.loads.assign(|worker| gauges[worker].is_busy(now));
+        if load.worker() == 0 {
             return Some(Accepted {
                 stream,
                 remote,
                 load,
             });
         }
-        let other = &self.others[load.worker()];
+        let worker = &self.workers[load.worker()];
         let handed = Accepted {
             // One that the kernel does not let go of is closed; there is nothing to say to it.
             stream: stream.into_std().ok()?,
             remote,
             load,
         };
-        let refused = match other.try_send(handed) {
+        let refused = match worker.try_send(handed) {
             Ok(()) => return None,
             Err(mpsc::error::TrySendError::Full(handed)) => handed,
             Err(mpsc::error::TrySendError::Closed(handed)) => handed,
         };
-        let load = self.loads.count(self.index);
+        let load = self.loads.count(0);
         Accepted { load, ..refused }.registered()
     }
 }
@@ -210,6 +232,7 @@ mod tests {
 
     use std::time::Duration;
 
+    use super::super::load::MANY;
     use super::*;
 
     fn runtime() -> Runtime {
@@ -248,5 +271,40 @@ mod tests {
             ended.try_recv(),
             Err(std::sync::mpsc::TryRecvError::Disconnected)
         );
+    }
+
+    #[tokio::test]
+    async fn what_the_first_worker_has_no_room_for_is_handed_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let gauge = || Gauge::new(tokio::runtime::Handle::current().metrics());
+        let (first, _first_handed) = mpsc::channel(1);
+        let (second, mut handed) = mpsc::channel(1);
+        let loads = Loads::new(2);
+        let mut door = Door {
+            listener: Listener::new(listener).unwrap(),
+            loads: Arc::clone(&loads),
+            gauges: vec![gauge(), gauge()],
+            workers: vec![first, second],
+        };
+        let kept: Vec<Load> = (0..MANY - 1).map(|_| loads.count(0)).collect();
+        let mut connect = async || {
+            let client = TcpStream::connect(address).await.unwrap();
+            let (stream, remote) = accept(&door.listener).await;
+            assert_eq!(remote, client.local_addr().unwrap());
+            (client, door.assign(stream, remote))
+        };
+        let (_last, served) = connect().await;
+        assert_eq!(served.unwrap().load.worker(), 0, "there was room for one");
+        let kept: Vec<Load> = kept.into_iter().chain([loads.count(0)]).collect();
+        let (one, served) = connect().await;
+        assert!(served.is_none());
+        let (_two, served) = connect().await;
+        let served = served.expect("no more can wait for the second");
+        assert_eq!(served.load.worker(), 0);
+        let moved = handed.recv().await.unwrap().registered().unwrap();
+        assert_eq!(moved.load.worker(), 1);
+        assert_eq!(moved.stream.peer_addr().unwrap(), one.local_addr().unwrap());
+        drop(kept);
     }
 }

@@ -86,9 +86,10 @@ pub(super) struct Pool {
     stale: AtomicU64,
 }
 
-/// What tells how many connections all workers together keep.
+/// What tells how many connections the workers keep.
 struct Demand {
-    rate: Rate,
+    /// Starts on each worker.
+    rates: Box<[Rate]>,
     /// How long the last replacement took: what has to be bridged.
     dial_time: Duration,
 }
@@ -118,7 +119,9 @@ impl Pool {
             config,
             dial_timeout,
             demand: Mutex::new(Demand {
-                rate: Rate::new(Instant::now()),
+                rates: (0..n_workers.get())
+                    .map(|_| Rate::new(Instant::now()))
+                    .collect(),
                 dial_time: Duration::from_millis(100),
             }),
             shares: (0..n_workers.get()).map(|_| Share::default()).collect(),
@@ -136,7 +139,7 @@ impl Pool {
         }
         let is_far = {
             let mut demand = self.demand.lock();
-            demand.rate.count(Instant::now());
+            demand.rates[worker].count(Instant::now());
             demand.dial_time >= WORTH_TAKING_OVER
         };
         let found = self.take_from(worker);
@@ -198,10 +201,15 @@ impl Pool {
             let n_missing = self.prune(worker);
             if n_missing == 0 {
                 // Whatever is taken or dies in between is found at the next look.
-                let taken = self.shares[worker].taken.notified();
-                if tokio::time::timeout(CHECK_INTERVAL, taken).await.is_ok() {
-                    tokio::time::sleep(REPLACE_AFTER).await;
+                let share = &self.shares[worker];
+                let taken = share.taken.notified();
+                if worker > 0 && share.len() == 0 {
+                    // It has a part only once sessions start there.
+                    taken.await;
+                } else if tokio::time::timeout(CHECK_INTERVAL, taken).await.is_err() {
+                    continue;
                 }
+                tokio::time::sleep(REPLACE_AFTER).await;
                 continue;
             }
             let dials = (0..n_missing).map(|_| self.add_one(worker));
@@ -217,7 +225,7 @@ impl Pool {
 
     /// Drops what is old or dead; says how many are missing.
     fn prune(&self, worker: usize) -> usize {
-        let wanted = part_of(self.wanted(), self.shares.len(), worker);
+        let wanted = self.wanted(worker);
         let mut ready = self.shares[worker].ready.lock();
         ready.retain_mut(|connection| {
             if connection.since.elapsed() >= self.config.max_age {
@@ -235,11 +243,14 @@ impl Pool {
         wanted - ready.len()
     }
 
-    /// How many all workers together are to keep.
-    fn wanted(&self) -> usize {
-        let Demand { rate, dial_time } = &mut *self.demand.lock();
-        let wanted = rate.wanted(Instant::now(), *dial_time);
-        wanted.clamp(self.config.min.min(self.config.max), self.config.max)
+    /// How many `worker` is to keep.
+    fn wanted(&self, worker: usize) -> usize {
+        let Demand { rates, dial_time } = &mut *self.demand.lock();
+        let now = Instant::now();
+        let rates: Vec<f64> = rates.iter_mut().map(|rate| rate.per_second(now)).collect();
+        let total = wanted(rates.iter().sum(), *dial_time);
+        let total = total.clamp(self.config.min.min(self.config.max), self.config.max);
+        part_of(total, &rates, worker)
     }
 
     async fn add_one(&self, worker: usize) -> bool {
@@ -263,9 +274,18 @@ impl Share {
     }
 }
 
-/// What falls to `worker` when `total` is shared out among `n_workers`.
-fn part_of(total: usize, n_workers: usize, worker: usize) -> usize {
-    total / n_workers + usize::from(worker < total % n_workers)
+/// What falls to `worker` when `total` is shared out by the starts on each; the first has what is
+/// over, and everything where none start.
+fn part_of(total: usize, per_second: &[f64], worker: usize) -> usize {
+    let sum: f64 = per_second.iter().sum();
+    let part = |rate: f64| match sum > 0.01 {
+        true => whole((total as f64 * rate / sum).floor()).min(total),
+        false => 0,
+    };
+    match worker {
+        0 => total.saturating_sub(per_second[1..].iter().map(|rate| part(*rate)).sum()),
+        _ => part(per_second[worker]),
+    }
 }
 
 /// Starts per second, fading by half in [`RATE_HALF_LIFE`].
@@ -293,22 +313,28 @@ impl Rate {
         self.last = now;
     }
 
-    /// Twice the starts that fall into the time of one replacement, and one for the next caller.
-    fn wanted(&mut self, now: Instant, dial_time: Duration) -> usize {
+    fn per_second(&mut self, now: Instant) -> f64 {
         self.fade(now);
-        let during_a_dial = self.per_second * dial_time.as_secs_f64() * 2.0;
-        if self.per_second < 0.01 {
-            return 0;
-        }
-        // At most a few thousand starts a second: far below 2^52.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "see above"
-        )]
-        let wanted = during_a_dial.ceil() as usize;
-        1 + wanted
+        self.per_second
     }
+}
+
+/// Twice the starts that fall into the time of one replacement, and one for the next caller.
+fn wanted(per_second: f64, dial_time: Duration) -> usize {
+    if per_second < 0.01 {
+        return 0;
+    }
+    1 + whole((per_second * dial_time.as_secs_f64() * 2.0).ceil())
+}
+
+/// A count that is no less than 0.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it comes of at most a few thousand starts a second, far below 2^52"
+)]
+fn whole(count: f64) -> usize {
+    count as usize
 }
 
 /// Whether upstream has neither closed nor said anything; TLS tickets are read on the way.

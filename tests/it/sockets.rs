@@ -45,47 +45,29 @@ fn both_legs_send_small_frames_at_once() {
 }
 
 /// A socket wakes the thread whose runtime waits for it, so the two of a session must wait together:
-/// no frame may wake a second thread. Some of these sessions were handed over to their worker, and
-/// some use a warm connection that another worker had dialed.
+/// no frame may wake a second thread. Some of these sessions use a warm connection.
 #[test]
-fn a_session_belongs_to_one_worker_and_every_worker_has_its_part() {
-    let n_workers = std::thread::available_parallelism().unwrap().get();
+fn a_session_belongs_to_one_worker() {
     let upstream = Upstream::start();
     let relay = TestRelay::start(upstream.address, "");
-    let sessions: Vec<_> = (0..8 * n_workers)
-        .map(|_| session(&relay, &upstream))
-        .collect();
-    let (mut listeners, mut to_clients, mut to_upstream) =
-        (Vec::new(), HashMap::new(), HashMap::new());
+    let sessions: Vec<_> = (0..12).map(|_| session(&relay, &upstream)).collect();
+    let (mut to_clients, mut to_upstream) = (HashMap::new(), HashMap::new());
     for (fd, socket) in tcp_sockets(&relay) {
         let port = |address: std::io::Result<socket2::SockAddr>| {
             address.ok()?.as_socket().map(|address| address.port())
         };
-        let (Some(own), peer) = (port(socket.local_addr()), port(socket.peer_addr())) else {
-            continue;
-        };
-        match peer {
-            None if own == relay.address.port() => listeners.push(fd),
-            None => {}
-            Some(peer) => {
-                to_clients.insert(peer, fd);
-                to_upstream.insert(own, fd);
-            }
+        if let (Some(own), Some(peer)) = (port(socket.local_addr()), port(socket.peer_addr())) {
+            to_clients.insert(peer, fd);
+            to_upstream.insert(own, fd);
         }
     }
     let waits_in = waits_in(&relay);
-    let mut n_sessions: HashMap<i32, usize> = HashMap::new();
     for (mut client, mut conn) in sessions {
         let port_of_client = client.wire().stream().local_addr().unwrap().port();
         let port_to_upstream = conn.wire().stream().peer_addr().unwrap().port();
         let worker = waits_in[&to_clients[&port_of_client]];
         assert_eq!(waits_in[&to_upstream[&port_to_upstream]], worker);
-        *n_sessions.entry(worker).or_default() += 1;
     }
-    assert_eq!(n_sessions.len(), n_workers, "{n_sessions:?}");
-    assert!(n_sessions.values().all(|n| *n >= 4), "{n_sessions:?}");
-    let listening: HashSet<i32> = listeners.iter().map(|fd| waits_in[fd]).collect();
-    assert_eq!(listening, n_sessions.into_keys().collect());
 }
 
 /// For each descriptor of the relay's process, the `epoll` in which it is waited for.
