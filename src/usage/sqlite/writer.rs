@@ -23,7 +23,7 @@ const BATCH: usize = 256;
 const PACE: Duration = Duration::from_millis(1);
 
 /// The same while nobody waits for an answer. Others see what is written so much later.
-const LAG: Duration = Duration::from_millis(10);
+const LAG: Duration = Duration::from_millis(25);
 
 /// The writer is busy when more requests than this are to be expected within [`PACE`].
 const BUSY_REQUESTS: f64 = 2.0;
