@@ -8,7 +8,7 @@ pub(super) fn let_go_of_code() {
     // Where it cannot be told which pages they are, they stay.
     let _ = (|| {
         let program = std::fs::read_link("/proc/self/exe").ok()?;
-        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
         for (start, len) in code(&maps, program.to_str()?) {
             unmap(start, len);
         }
@@ -19,22 +19,37 @@ pub(super) fn let_go_of_code() {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn let_go_of_code() {}
 
-/// Start and length of each mapping of `program` that is code: readable, executable, and private,
-/// which nothing has written to.
+/// Start and length of each mapping of `program` that is code: readable, executable, private, and as
+/// it is in the file. What a debugger or a loader has written into it would be gone.
 #[cfg(target_os = "linux")]
 fn code<'a>(maps: &'a str, program: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {
-    maps.lines().filter_map(move |line| {
-        let mut fields = line.split_ascii_whitespace();
-        let (range, access) = (fields.next()?, fields.next()?);
-        // The path is the sixth field and may hold spaces.
-        if access != "r-xp" || !line.ends_with(&format!(" {program}")) {
-            return None;
+    let mut lines = maps.lines();
+    std::iter::from_fn(move || {
+        loop {
+            let Some((start, len)) = mapped_code(lines.next()?, program) else {
+                continue;
+            };
+            let dirty = lines.find_map(|line| line.strip_prefix("Private_Dirty:"))?;
+            if dirty.trim() == "0 kB" {
+                return Some((start, len));
+            }
         }
-        let (start, end) = range.split_once('-')?;
-        let start = usize::from_str_radix(start, 16).ok()?;
-        let end = usize::from_str_radix(end, 16).ok()?;
-        Some((start, end.checked_sub(start)?))
     })
+}
+
+/// Start and length, if this is the first line of such a mapping.
+#[cfg(target_os = "linux")]
+fn mapped_code(line: &str, program: &str) -> Option<(usize, usize)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (range, access) = (fields.next()?, fields.next()?);
+    // The path is the sixth field and may hold spaces.
+    if access != "r-xp" || !line.ends_with(&format!(" {program}")) {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    Some((start, end.checked_sub(start)?))
 }
 
 #[cfg(target_os = "linux")]
@@ -42,7 +57,7 @@ fn unmap(start: usize, len: usize) {
     let address = std::ptr::with_exposed_provenance_mut(start);
     #[expect(
         unsafe_code,
-        reason = "the range is a private mapping of a file that nothing writes to, so each page is \
+        reason = "the range is a private mapping of a file that nothing has written to, so each page is \
                   read again, with the same content, when it is needed (madvise(2), MADV_DONTNEED)"
     )]
     // A kernel that refuses keeps the pages, and nothing else changes.
@@ -55,13 +70,26 @@ mod tests {
 
     #[test]
     fn code_is_what_is_executable_of_the_program_itself() {
-        let maps = "\
-            55d0a0000000-55d0a0200000 r--p 00000000 08:01 77 /opt/my relay/xi-relay\n\
-            55d0a0200000-55d0a0d00000 r-xp 00200000 08:01 77 /opt/my relay/xi-relay\n\
-            55d0a0d00000-55d0a0e00000 rw-p 00d00000 08:01 77 /opt/my relay/xi-relay\n\
-            7f0000000000-7f0000100000 r-xp 00000000 08:01 78 /lib/libc.so.6\n\
-            7f0000200000-7f0000300000 r-xp 00000000 00:00 0 [vdso]\n";
-        let found: Vec<_> = code(maps, "/opt/my relay/xi-relay").collect();
+        let mapping = |range: &str, access: &str, path: &str, dirty: u32| {
+            format!(
+                "{range} {access} 00000000 08:01 77 {path}\n\
+                 Size:               2048 kB\n\
+                 Private_Clean:       128 kB\n\
+                 Private_Dirty:    {dirty:>6} kB\n\
+                 VmFlags: rd ex mr mw me\n"
+            )
+        };
+        let relay = "/opt/my relay/xi-relay";
+        let maps = [
+            mapping("55d0a0000000-55d0a0200000", "r--p", relay, 0),
+            mapping("55d0a0200000-55d0a0d00000", "r-xp", relay, 0),
+            mapping("55d0a0d00000-55d0a0d10000", "r-xp", relay, 4),
+            mapping("55d0a0d10000-55d0a0e00000", "rw-p", relay, 32),
+            mapping("7f0000000000-7f0000100000", "r-xp", "/lib/libc.so.6", 0),
+            mapping("7f0000200000-7f0000300000", "r-xp", "[vdso]", 0),
+        ]
+        .concat();
+        let found: Vec<_> = code(&maps, relay).collect();
         assert_eq!(found, [(0x55d0_a020_0000, 0xb0_0000)]);
     }
 

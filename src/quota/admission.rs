@@ -85,7 +85,7 @@ impl Admission {
             return None;
         }
         self.charged += characters;
-        if self.meter.runs_low() {
+        if self.ahead > 0 && self.meter.runs_low() {
             self.inner
                 .refill(&self.client, &self.meter, self.basis(), self.ahead);
         }
@@ -108,7 +108,7 @@ impl Admission {
         };
         // On a task of its own, so that an answer finds its way into the books even if the session
         // no longer waits for it.
-        self.inner.runtime.spawn(async move {
+        self.inner.spawn_here(async move {
             let outcome = inner
                 .reserve(&client, &meter, &basis, characters, ahead)
                 .await;

@@ -182,7 +182,7 @@ impl Client {
 #[derive(Default)]
 pub(super) struct Clients(Mutex<HashMap<ClientId, (Arc<Client>, usize)>>);
 
-/// Keeps a client in the register; dropped with its last session.
+/// Keeps a client in the register; dropped with its last session and the last seat it has left.
 pub(super) struct Presence {
     clients: Arc<Clients>,
     client: Arc<Client>,

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 pub use self::admission::{Admission, Reservation, Reserving};
 pub use self::limits::{InvalidPlan, Limits};
@@ -113,7 +114,7 @@ impl Quota {
             seats: Seats::default(),
             roomy: Mutex::default(),
             refusals: Default::default(),
-            runtime: tokio::runtime::Handle::current(),
+            runtime: Handle::current(),
         });
         if inner.books.is_shared() {
             inner.runtime.spawn(answer_calls(Arc::downgrade(&inner)));
@@ -154,6 +155,7 @@ impl Quota {
     /// Gives up what is kept for sessions to come and closes the books. Call it when all sessions are
     /// settled.
     pub async fn close(&self) {
+        self.inner.seats.close();
         self.inner.give_up_seats(Duration::ZERO).await;
         self.inner.books.close().await;
     }
@@ -188,7 +190,7 @@ impl Quota {
         Refusal::LIMIT_NAMES.into_iter().zip(&self.inner.refusals)
     }
 
-    /// Characters that live sessions hold unspent.
+    /// Characters that live sessions hold unspent, and seats that are kept for the next ones.
     #[must_use]
     pub fn reserved_ahead(&self) -> Characters {
         self.inner
@@ -218,7 +220,8 @@ struct Inner {
     /// Clients that had plenty left when they were last let in, and when that was.
     roomy: Mutex<HashMap<ClientId, Instant>>,
     refusals: [Arc<Counter>; Refusal::LIMIT_NAMES.len()],
-    runtime: tokio::runtime::Handle,
+    /// That of the process, which ends after those of the workers.
+    runtime: Handle,
 }
 
 /// What came of asking the store once.
@@ -236,6 +239,13 @@ enum Attempt {
 impl Inner {
     fn now_ms(&self) -> i64 {
         self.books.clock().now_ms()
+    }
+
+    /// Has something done that a session waits for, on its own thread. What must outlive the sessions
+    /// belongs to `runtime`.
+    fn spawn_here(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let here = Handle::try_current();
+        here.as_ref().unwrap_or(&self.runtime).spawn(work);
     }
 
     fn note(&self, refusal: &Refusal) {
@@ -263,11 +273,7 @@ impl Inner {
         let turn = client.turn.read().await;
         let leaves_seat = self.note_start(&opening.client) && streaming;
         let spending = limits.spending(now_ms, opening.milli_rate);
-        let meter = match streaming {
-            true => self.take_seat(&limits, &opening, &spending).await,
-            false => None,
-        };
-        let meter = match meter {
+        let meter = match self.take_seat(&limits, &opening, &spending).await {
             Some(meter) => meter,
             None => {
                 let admit = Admit {
@@ -421,7 +427,7 @@ impl Inner {
         ahead: Characters,
     ) {
         let (inner, client, meter) = (self.clone(), client.clone(), meter.clone());
-        self.runtime.spawn(async move {
+        self.spawn_here(async move {
             {
                 let _turn = client.turn.read().await;
                 let characters = 0;
@@ -470,7 +476,7 @@ impl Inner {
     }
 
     /// A seat that the client's last session has left, if it is of use for this one; those that
-    /// are not are given up, so that the store that is asked next knows of it.
+    /// are not are given up, so that the store that is asked next knows of it. The caller has a turn.
     async fn take_seat(
         &self,
         limits: &Arc<Limits>,
@@ -478,18 +484,26 @@ impl Inner {
         spending: &[Charge],
     ) -> Option<Arc<Meter>> {
         while let Some(seat) = self.seats.take(&opening.client) {
-            let is_known = self.books.keeps_seats() && seat.returns == self.books.returns();
-            let fits = is_known
+            let fits = self.knows(&seat)
                 && Arc::ptr_eq(&seat.limits, limits)
                 && seat.meter.resume(spending, self.now_ms());
             if fits {
-                seat.client.note_vacant(false);
                 self.books.seat(&seat.meter.live, opening);
-                return Some(seat.meter);
+                // A store that has begun to ask who is live just before may have missed this one.
+                if self.knows(&seat) {
+                    seat.client.note_vacant(false);
+                    return Some(seat.meter);
+                }
+                self.books.unseat(&seat.meter.live);
             }
             self.give_up(seat).await;
         }
         None
+    }
+
+    /// Whether the store has known of a seat ever since it was left.
+    fn knows(&self, seat: &Seat) -> bool {
+        self.books.keeps_seats() && self.books.era() == Some(seat.era)
     }
 
     /// Settles a session, and leaves its seat to the next one if `heir` says under which limits and
@@ -501,15 +515,16 @@ impl Inner {
         record: Record,
         heir: Option<Arc<Limits>>,
     ) {
-        let heir = heir.filter(|limits| {
+        let heir = heir.and_then(|limits| {
             let n_live = client.n_live() as u64;
-            !limits.counts_starts()
+            let keeps = !limits.counts_starts()
                 && n_live.saturating_mul(2) <= limits.max_concurrent_sessions
                 && meter.is_worth_keeping(self.now_ms())
                 && self.seats.has_room(&client.id)
-                && self.books.keeps_seats()
+                && self.books.keeps_seats();
+            let era = self.books.era().filter(|_| keeps)?;
+            Some((limits, era))
         });
-        let returns = self.books.returns();
         // What goes back must not be on its way while a sibling counts what is left.
         let turn = client.turn.read().await;
         let settle = Settle {
@@ -523,28 +538,37 @@ impl Inner {
             },
         };
         self.books.settle(settle).await;
-        drop(turn);
-        let Some(limits) = heir else {
+        let Some((limits, era)) = heir else {
+            drop(turn);
             return client.leave(meter);
         };
         client.note_vacant(true);
-        self.seats.leave(Seat {
+        let left = self.seats.leave(Seat {
             client: Arc::clone(client),
             meter: Arc::clone(meter),
             limits,
-            returns,
+            era,
             since: Instant::now(),
         });
+        match left {
+            Ok(()) => self.tend(),
+            Err(seat) => self.give_up(seat).await,
+        }
     }
 
     /// A session of this client starts. Whether another one did a short while ago, so that the next
     /// one is likely to come soon.
     fn note_start(self: &Arc<Self>, client: &ClientId) -> bool {
         let is_brisk = self.seats.note_start(client);
+        self.tend();
+        is_brisk
+    }
+
+    /// Has somebody look after the seats, unless somebody does.
+    fn tend(self: &Arc<Self>) {
         if self.seats.start_tending() {
             self.runtime.spawn(tend_seats(Arc::downgrade(self)));
         }
-        is_brisk
     }
 
     /// Gives back a seat that nobody sits in, with what is reserved there. The caller has a turn.
@@ -563,10 +587,12 @@ impl Inner {
 
     /// Gives up the seats that have been vacant for so long.
     async fn give_up_seats(&self, vacant_for: Duration) {
-        for seat in self.seats.take_older(vacant_for) {
-            let client = Arc::clone(&seat.client);
+        for client in self.seats.with_older(vacant_for) {
+            // Not before there is a turn: what is in nobody's hands cannot be taken over.
             let _turn = client.turn.read().await;
-            self.give_up(seat).await;
+            while let Some(seat) = self.seats.take_older(&client.id, vacant_for) {
+                self.give_up(seat).await;
+            }
         }
     }
 

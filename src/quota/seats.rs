@@ -28,17 +28,24 @@ pub(super) struct Seat {
     pub(super) meter: Arc<Meter>,
     /// The plan that it was kept under.
     pub(super) limits: Arc<Limits>,
-    /// [`Books::returns`](crate::usage::Books::returns) when it was kept.
-    pub(super) returns: u64,
+    /// [`Books::era`](crate::usage::Books::era) when it was kept.
+    pub(super) era: u64,
     pub(super) since: Instant,
 }
 
 /// The vacant seats of all clients. Locked when sessions start and end, never between.
 #[derive(Default)]
 pub(super) struct Seats {
-    clients: Mutex<HashMap<ClientId, Row>>,
+    rows: Mutex<Rows>,
     /// Whether somebody takes back what is not taken over.
     is_tended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Rows {
+    clients: HashMap<ClientId, Row>,
+    /// No session will come any more.
+    is_closed: bool,
 }
 
 #[derive(Default)]
@@ -52,11 +59,12 @@ impl Seats {
     /// A session starts. Whether another one did a short while ago, so that one more may follow.
     pub(super) fn note_start(&self, client: &ClientId) -> bool {
         let now = Instant::now();
-        let mut clients = self.clients.lock();
-        let Some(row) = clients.get_mut(client) else {
+        let mut rows = self.rows.lock();
+        let Some(row) = rows.clients.get_mut(client) else {
             let last_start = Some(now);
             let vacant = Vec::new();
-            clients.insert(client.clone(), Row { vacant, last_start });
+            rows.clients
+                .insert(client.clone(), Row { vacant, last_start });
             return false;
         };
         let last = row.last_start.replace(now);
@@ -65,38 +73,58 @@ impl Seats {
 
     /// The seat that was left last.
     pub(super) fn take(&self, client: &ClientId) -> Option<Seat> {
-        self.clients.lock().get_mut(client)?.vacant.pop()
+        self.rows.lock().clients.get_mut(client)?.vacant.pop()
     }
 
     /// Whether there is room for one more.
     pub(super) fn has_room(&self, client: &ClientId) -> bool {
-        let clients = self.clients.lock();
-        let row = clients.get(client);
-        row.is_none_or(|row| row.vacant.len() < MOST_VACANT)
+        let rows = self.rows.lock();
+        let row = rows.clients.get(client);
+        !rows.is_closed && row.is_none_or(|row| row.vacant.len() < MOST_VACANT)
     }
 
-    pub(super) fn leave(&self, seat: Seat) {
-        let mut clients = self.clients.lock();
-        let row = clients.entry(seat.client.id.clone()).or_default();
+    /// Keeps a seat; it comes back when no session will come for it.
+    pub(super) fn leave(&self, seat: Seat) -> Result<(), Seat> {
+        let mut rows = self.rows.lock();
+        if rows.is_closed {
+            return Err(seat);
+        }
+        let row = rows.clients.entry(seat.client.id.clone()).or_default();
         row.vacant.push(seat);
+        Ok(())
     }
 
-    /// Those that have been vacant for so long, taken out; clients of whom nothing is known that
-    /// matters are forgotten.
-    pub(super) fn take_older(&self, than: Duration) -> Vec<Seat> {
+    /// Clients that have left seats vacant for so long. Those of whom nothing is known that matters
+    /// are forgotten.
+    pub(super) fn with_older(&self, than: Duration) -> Vec<Arc<Presence>> {
         let now = Instant::now();
-        let mut old = Vec::new();
-        self.clients.lock().retain(|_, row| {
-            old.extend(row.vacant.extract_if(.., |seat| now - seat.since >= than));
+        let mut found = Vec::new();
+        self.rows.lock().clients.retain(|_, row| {
+            let old = row.vacant.iter().find(|seat| now - seat.since >= than);
+            found.extend(old.map(|seat| Arc::clone(&seat.client)));
             let is_recent = row.last_start.is_some_and(|start| now - start < KEPT_FOR);
             !row.vacant.is_empty() || is_recent
         });
-        old
+        found
+    }
+
+    /// A seat that this client has left vacant for so long.
+    pub(super) fn take_older(&self, client: &ClientId, than: Duration) -> Option<Seat> {
+        let now = Instant::now();
+        let mut rows = self.rows.lock();
+        let vacant = &mut rows.clients.get_mut(client)?.vacant;
+        let old = vacant.iter().position(|seat| now - seat.since >= than)?;
+        Some(vacant.remove(old))
+    }
+
+    /// From now on none is kept.
+    pub(super) fn close(&self) {
+        self.rows.lock().is_closed = true;
     }
 
     /// Whether there is nothing to tend to.
     pub(super) fn is_empty(&self) -> bool {
-        self.clients.lock().is_empty()
+        self.rows.lock().clients.is_empty()
     }
 
     /// Whether the caller is to tend to the seats, because nobody does.

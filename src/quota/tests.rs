@@ -914,6 +914,63 @@ async fn vacant_seats_take_no_slot_from_those_they_are_of_no_use_to() {
 }
 
 #[tokio::test]
+async fn an_http_request_takes_a_vacant_seat_and_leaves_none() {
+    let place = Place::sqlite();
+    let quota = quota(&place).await;
+    let plan = limits(
+        "max_concurrent_sessions = 2\n\
+         windows = [{ unit = \"characters\", limit = 100000000, per = \"day\" }]",
+    );
+    leave_a_seat(&quota, &plan).await;
+    let once = || AdmissionRequest {
+        streaming: false,
+        ..request(&plan)
+    };
+    let mut first = quota.admit(once()).await.unwrap();
+    let second = quota.admit(once()).await.unwrap();
+    let third = quota.admit(once()).await.err().unwrap();
+    assert!(matches!(third, Refusal::Sessions { limit: 2 }), "{third:?}");
+    first.charge(30).await.unwrap();
+    settle(first).await;
+    settle(second).await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 50);
+    assert_eq!(quota.live_sessions(), []);
+}
+
+#[tokio::test]
+async fn a_seat_that_is_left_late_goes_back_too() {
+    let quota = quota(&Place::memory()).await;
+    let plan = per_day(100_000_000);
+    let first = quota.admit(request(&plan)).await.unwrap();
+    let second = quota.admit(request(&plan)).await.unwrap();
+    settle(first).await;
+    until("nobody looks after seats", async || {
+        let seats = &quota.inner.seats;
+        seats.is_empty() && seats.start_tending()
+    })
+    .await;
+    quota.inner.seats.stop_tending();
+    settle(second).await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 2048, "it is kept");
+    until("it goes back", async || {
+        used(&quota, Per::Day, NOW).await == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_ends_after_the_end_leaves_no_seat() {
+    let quota = quota(&Place::memory()).await;
+    let plan = per_day(100_000_000);
+    leave_a_seat(&quota, &plan).await;
+    let late = quota.admit(request(&plan)).await.unwrap();
+    quota.close().await;
+    settle(late).await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 20);
+    assert_eq!(quota.live_sessions(), []);
+}
+
+#[tokio::test]
 async fn each_start_is_counted_where_starts_are() {
     let quota = quota(&Place::memory()).await;
     let plan = limits("windows = [{ unit = \"sessions\", limit = 3, per = \"day\" }]");

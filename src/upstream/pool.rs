@@ -203,7 +203,7 @@ impl Pool {
                 // Whatever is taken or dies in between is found at the next look.
                 let share = &self.shares[worker];
                 let taken = share.taken.notified();
-                if worker > 0 && share.len() == 0 {
+                if worker > 0 && share.len() == 0 && self.wanted(worker) == 0 {
                     // It has a part only once sessions start there.
                     taken.await;
                 } else if tokio::time::timeout(CHECK_INTERVAL, taken).await.is_err() {
@@ -226,6 +226,9 @@ impl Pool {
     /// Drops what is old or dead; says how many are missing.
     fn prune(&self, worker: usize) -> usize {
         let wanted = self.wanted(worker);
+        // When sessions begin to start on another worker, its part grows before this one's shrinks.
+        let n_ready: usize = self.shares.iter().map(Share::len).sum();
+        let n_room = self.config.max.saturating_sub(n_ready);
         let mut ready = self.shares[worker].ready.lock();
         ready.retain_mut(|connection| {
             if connection.since.elapsed() >= self.config.max_age {
@@ -240,7 +243,7 @@ impl Pool {
         while ready.len() > wanted {
             ready.pop_front();
         }
-        wanted - ready.len()
+        (wanted - ready.len()).min(n_room)
     }
 
     /// How many `worker` is to keep.

@@ -70,8 +70,8 @@ pub struct Books {
     retention: Duration,
     /// Seats that somebody sits in.
     live: Mutex<HashMap<SessionId, Arc<LiveSession>>>,
-    /// How often the store has come back, or no longer knew this process.
-    returns: AtomicU64,
+    /// See [`Books::era`]; odd while the store gets to know this process again.
+    era: AtomicU64,
     waiting: Mutex<VecDeque<Settle>>,
     /// Wakes the background work: the store has failed, a row waits, or the books are dropped.
     bell: Arc<Notify>,
@@ -129,7 +129,7 @@ impl Books {
             lease: config.lease,
             retention: config.retention,
             live: Mutex::default(),
-            returns: AtomicU64::new(0),
+            era: AtomicU64::new(0),
             waiting: Mutex::default(),
             bell: Arc::default(),
             recovering: tokio::sync::Mutex::default(),
@@ -206,9 +206,11 @@ impl Books {
         self.store.keeps_seats() && self.is_up()
     }
 
-    /// Grows whenever the store has been away: seats kept before that it may no longer know.
-    pub(crate) fn returns(&self) -> u64 {
-        self.returns.load(Ordering::Acquire)
+    /// Another one begins whenever the store has been away: seats kept before that it may no longer
+    /// know. None while the store gets to know this process again.
+    pub(crate) fn era(&self) -> Option<u64> {
+        let era = self.era.load(Ordering::Acquire);
+        era.is_multiple_of(2).then_some(era)
     }
 
     /// A session sits down in a seat that was kept. Nobody waits for the store, which counts the
@@ -217,6 +219,12 @@ impl Books {
         live.seat_next(Some(opening.clone()));
         self.enter(live);
         self.store.seat_in_turn(live, opening);
+    }
+
+    /// A session gets up again that was not to sit down there.
+    pub(crate) fn unseat(&self, live: &LiveSession) {
+        self.live.lock().remove(&live.seat());
+        live.seat_next(None);
     }
 
     /// Reserves characters.
@@ -512,7 +520,9 @@ impl Books {
         }
         let was_down = !self.is_up();
         if was_down || heartbeat.emptied || heartbeat.expired {
-            self.returns.fetch_add(1, Ordering::AcqRel);
+            // Odd already, where the last attempt has failed.
+            let era = self.era.load(Ordering::Acquire) | 1;
+            self.era.store(era, Ordering::Release);
             let sessions: Vec<_> = {
                 let live = self.live.lock();
                 let known = live.values().filter_map(|live| {
@@ -531,6 +541,7 @@ impl Books {
                     .await;
                 readopted.map_err(failed)?;
             }
+            self.era.store(era + 1, Ordering::Release);
         }
         if was_down {
             self.counters.up.store(true, Ordering::Relaxed);

@@ -150,19 +150,31 @@ impl State {
         }
     }
 
-    fn settle(&mut self, settle: &Settle) {
-        if settle.keeps_seat {
-            self.live.entry(settle.seat).and_modify(|seat| *seat = None);
-        } else if self.live.remove(&settle.seat).is_some()
-            && let Some(live) = self.live_by_client.get_mut(&settle.client)
-        {
+    /// Frees a seat; false when there is none.
+    fn free(&mut self, settle: &Settle) -> bool {
+        let is_freed = self.live.remove(&settle.seat).is_some();
+        if is_freed && let Some(live) = self.live_by_client.get_mut(&settle.client) {
             *live -= 1;
             if *live == 0 {
                 self.live_by_client.remove(&settle.client);
             }
         }
+        is_freed
+    }
+
+    fn settle(&mut self, settle: &Settle) {
+        let is_freed = match settle.keeps_seat {
+            true => {
+                self.live.entry(settle.seat).and_modify(|seat| *seat = None);
+                false
+            }
+            false => self.free(settle),
+        };
         let Some(record) = &settle.record else {
-            return self.adjust(&settle.client, &settle.adjust);
+            if is_freed {
+                self.adjust(&settle.client, &settle.adjust);
+            }
+            return;
         };
         if !self.settled.insert(record.session.clone()) {
             return;

@@ -123,7 +123,8 @@ pub struct Settle {
     /// except that it replaces a row that says the session was lost. None when a seat is given up
     /// that nobody sits in.
     pub record: Option<Record>,
-    /// Corrections, applied only if the row is entered.
+    /// Corrections, applied only if the row is entered; without one, if the seat was there to be given
+    /// up.
     pub adjust: Vec<Adjust>,
 }
 
@@ -225,7 +226,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Whether a settlement may leave the session's seat, which is its slot and what is reserved
-    /// there, to the client's next session. Only a store of this process alone does.
+    /// there, to the client's next session. Other processes see such a seat as taken.
     fn keeps_seats(&self) -> bool {
         false
     }

@@ -990,6 +990,65 @@ fn ended(client: &ClientId, session: SessionId) -> Settle {
 }
 
 /// A process that had been taken for dead makes its sessions known again while they end.
+/// A store may have done what it did not answer in time.
+#[tokio::test]
+async fn a_seat_is_given_up_once() {
+    for place in [Place::memory(), Place::sqlite()] {
+        let (books, anna) = (place.open().await, client("anna"));
+        let day = charge(Unit::Characters, Per::Day, NOW, 1_000_000, 1);
+        let opening = opening(&anna);
+        let asked = Admit {
+            spending: vec![day],
+            ahead: 500,
+            ..admit(&opening)
+        };
+        let (admitted, _) = books.admit(&asked).await.unwrap();
+        assert_eq!(admitted, Admitted::Granted { ahead: 500 });
+        let used = async || books.used(&anna, &[day.key]).await.unwrap()[0];
+        assert_eq!(used().await, 500);
+        let given_up = Settle {
+            client: anna.clone(),
+            seat: opening.session,
+            keeps_seat: false,
+            record: None,
+            adjust: vec![Adjust {
+                seat: opening.session,
+                characters: -200,
+                amounts: vec![(day.key, -200)],
+            }],
+        };
+        for _ in 0..2 {
+            books.store_for_tests().settle(&given_up).await.unwrap();
+            assert_eq!(used().await, 300);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_sits_in_a_kept_seat_is_made_known_again() {
+    for place in [Place::memory(), Place::sqlite()] {
+        let (books, anna) = (place.open().await, client("anna"));
+        let (first, next) = (opening(&anna), opening(&anna));
+        books.admit(&admit(&first)).await.unwrap();
+        let left = Settle {
+            keeps_seat: true,
+            ..ended(&anna, first.session)
+        };
+        let store = books.store_for_tests();
+        store.settle(&left).await.unwrap();
+        let n_live = async || books.usage(&Query::default()).await.unwrap()[0].live;
+        assert_eq!(n_live().await, 0);
+        // As if the next one's name had not come through.
+        let seated = Readopt {
+            seat: first.session,
+            opening: Arc::clone(&next),
+            reserved: 0,
+        };
+        store.readopt(&[seated]).await.unwrap();
+        assert_eq!(n_live().await, 1);
+    }
+}
+
 async fn an_ended_session_is_not_readopted(place: Place) {
     let (books, anna) = (place.open().await, client("anna"));
     let first = opening(&anna);

@@ -9,6 +9,7 @@ mod read;
 mod schema;
 mod writer;
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,17 +126,32 @@ pub(crate) struct SqliteReader(Mutex<Connection>);
 
 impl SqliteReader {
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let reader = open_reader(path).and_then(|reader| {
+        let failed = |cause: String, cure| OpenError {
+            store: format!("sqlite:{}", path.display()),
+            cause,
+            cure,
+        };
+        const THE_FILE: &str = "name the file that the relay writes, and let this user read it";
+        let opened = open_reader(path).and_then(|reader| {
             reader.query_row("SELECT count(*) FROM daily WHERE 0", [], |_| Ok(()))?;
-            Ok(reader)
+            let version: usize = reader.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            Ok((reader, version))
         });
-        reader
-            .map(|reader| Self(Mutex::new(reader)))
-            .map_err(|error| OpenError {
-                store: format!("sqlite:{}", path.display()),
-                cause: error.to_string(),
-                cure: "name the file that the relay writes, and let this user read it",
-            })
+        let (reader, version) = opened.map_err(|error| failed(error.to_string(), THE_FILE))?;
+        match version.cmp(&schema::VERSION) {
+            Ordering::Equal => Ok(Self(Mutex::new(reader))),
+            Ordering::Less => Err(failed(
+                format!("a relay of an older version writes it (schema version {version})"),
+                "start that relay anew with this version, or use its own program to read it",
+            )),
+            Ordering::Greater => Err(failed(
+                format!(
+                    "the file has schema version {version}, this program knows {}",
+                    schema::VERSION
+                ),
+                "use the newer program",
+            )),
+        }
     }
 
     pub(crate) fn usage(&self, query: &Query) -> Result<Vec<UsageRow>, StoreError> {

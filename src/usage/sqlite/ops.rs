@@ -140,14 +140,18 @@ fn enter(
     opening: &Opening,
     reserved: Characters,
 ) -> Result<()> {
-    db.prepare_cached("INSERT OR IGNORE INTO live VALUES (?1, ?2, ?3, ?4, ?5, 0)")?
-        .execute(params![
-            seat.to_string(),
-            opening.client.as_str(),
-            owner,
-            int(reserved),
-            opened(opening)?
-        ])?;
+    db.prepare_cached(
+        "INSERT INTO live (session, client, owner, reserved, record, vacant) \
+         VALUES (?1, ?2, ?3, ?4, ?5, 0) \
+         ON CONFLICT DO UPDATE SET record = excluded.record, vacant = 0",
+    )?
+    .execute(params![
+        seat.to_string(),
+        opening.client.as_str(),
+        owner,
+        int(reserved),
+        opened(opening)?
+    ])?;
     Ok(())
 }
 
@@ -315,14 +319,16 @@ fn correct(db: &Connection, record: &Record) -> Result<bool> {
 }
 
 pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
-    if !settle.keeps_seat {
-        db.prepare_cached("DELETE FROM live WHERE session = ?1")?
-            .execute([settle.seat.to_string()])?;
-    }
-    if let Some(record) = &settle.record
-        && !write(db, record)?
-        && !correct(db, record)?
-    {
+    let is_freed = !settle.keeps_seat
+        && db
+            .prepare_cached("DELETE FROM live WHERE session = ?1")?
+            .execute([settle.seat.to_string()])?
+            == 1;
+    let is_first = match &settle.record {
+        Some(record) => write(db, record)? || correct(db, record)?,
+        None => is_freed,
+    };
+    if !is_first {
         return Ok(());
     }
     let mut change = 0;

@@ -3,6 +3,7 @@
 //! thick and fast, it lets some gather; those that nobody waits for it lets gather for longer.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -186,9 +187,16 @@ struct Stopped<'a>(&'a Queue);
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.is_stopped = true;
-        state.jobs.clear();
+        let left = {
+            let mut state = self.0.state.lock();
+            state.is_stopped = true;
+            std::mem::take(&mut state.jobs)
+        };
+        let stopped = unavailable("the writer has stopped");
+        for job in left {
+            // Nothing was done, so there is nothing to undo.
+            let _ = job.answer(Some(&stopped));
+        }
     }
 }
 
@@ -360,10 +368,10 @@ fn run(connection: &Connection, queue: &Queue) {
         batch.extend(asked.into_iter().filter(|job| job.is_wanted()));
         if !batch.is_empty() {
             pace.begin(batch.len());
-            let failure = commit(connection, &mut batch).err().map(|error| {
+            let failure = attempt(connection, &mut batch).err().map(|why| {
                 // The transaction may already be gone, as after a full disk.
                 let _ = connection.execute_batch("ROLLBACK");
-                StoreError::Unavailable(error.to_string())
+                StoreError::Unavailable(why)
             });
             undo.extend(
                 batch
@@ -375,6 +383,15 @@ fn run(connection: &Connection, queue: &Queue) {
     }
 }
 
+/// Commits the batch, or says why it could not. A request that panics has failed like any other, with
+/// those beside it: the thread is needed.
+fn attempt(connection: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(|| commit(connection, batch))) {
+        Ok(committed) => committed.map_err(|error| error.to_string()),
+        Err(_) => Err("a request panicked".to_owned()),
+    }
+}
+
 fn commit(connection: &Connection, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     for job in batch {
@@ -382,4 +399,36 @@ fn commit(connection: &Connection, batch: &mut [Box<dyn Job>]) -> rusqlite::Resu
     }
     connection.prepare_cached("COMMIT")?.execute([])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_fails_and_the_next_is_done() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (n)").unwrap();
+        let writer = Writer::start(connection).unwrap();
+        let (tell, told) = mpsc::channel();
+        let bug = |db: &Connection| {
+            db.execute("INSERT INTO t VALUES (1)", [])?;
+            panic!("the bug of this test")
+        };
+        let failed = move |error: &StoreError| tell.send(error.to_string()).unwrap();
+        assert!(writer.run_unattended(bug, failed));
+        let count = |db: &Connection| db.query_row("SELECT count(*) FROM t", [], |row| row.get(0));
+        let n: i64 = loop {
+            // One that shares the transaction fails with it.
+            if let Ok(n) = writer.run(count, |_, _| Ok(())).await {
+                break n;
+            }
+        };
+        assert_eq!(n, 0, "nothing of it stays");
+        assert_eq!(told.try_recv().as_deref(), Ok("a request panicked"));
+    }
 }
