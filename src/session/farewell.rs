@@ -3,10 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{SessionEnd, Timing};
+use super::{SessionEnd, Timing, Transport};
 use crate::frame::{Opcode, Reader, Step, random_mask, write_close, write_frame};
 use crate::ids::{SessionId, Side};
 
@@ -20,7 +20,9 @@ const FAULTY_PATIENCE: Duration = Duration::from_secs(1);
 /// The last words to a client.
 pub(super) struct Parting {
     /// Everything still to be written, the close frame last.
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// How many of them are upstream's, not of the ending.
+    n_held: usize,
     /// Whether the client's close frame has come: then there is nothing to wait for.
     pub(super) has_closed: bool,
     /// Whether the client can still be understood.
@@ -49,6 +51,7 @@ impl Parting {
     fn silent(end: &SessionEnd) -> Self {
         Self {
             bytes: Vec::new(),
+            n_held: 0,
             has_closed: matches!(
                 end,
                 SessionEnd::Closed {
@@ -64,6 +67,19 @@ impl Parting {
                 }
             ),
         }
+    }
+
+    /// What upstream has said comes first.
+    pub(super) fn put_before(&mut self, mut held: Vec<u8>) {
+        self.n_held = held.len();
+        held.append(&mut self.bytes);
+        self.bytes = held;
+    }
+
+    /// What upstream has said, to be written ahead of the rest.
+    pub(super) fn take_held(&mut self) -> Vec<u8> {
+        let rest = self.bytes.split_off(std::mem::take(&mut self.n_held));
+        std::mem::replace(&mut self.bytes, rest)
     }
 
     fn add_close(&mut self, end: &SessionEnd) {
@@ -83,15 +99,19 @@ pub(super) async fn leave<S>(
     parting: Parting,
     timing: &Timing,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
 {
+    let awaits_close = !parting.has_closed && !parting.is_faulty;
+    if !awaits_close {
+        stream.gather();
+    }
     if say(stream, &parting.bytes, timing.write_timeout)
         .await
         .is_err()
     {
         return;
     }
-    if !parting.has_closed && !parting.is_faulty {
+    if awaits_close {
         // Either way the connection ends here: with the echo, or without.
         let _ = timeout(timing.close_timeout, heard_close(stream, reader, carry)).await;
     }
@@ -103,9 +123,9 @@ pub(super) async fn leave<S>(
 }
 
 /// Writes everything, however slowly it is read, as long as some of it is read within `patience`.
-async fn say<S>(stream: &mut S, mut bytes: &[u8], patience: Duration) -> io::Result<()>
+pub(super) async fn say<S>(stream: &mut S, mut bytes: &[u8], patience: Duration) -> io::Result<()>
 where
-    S: AsyncWrite + Unpin,
+    S: Transport,
 {
     while !bytes.is_empty() {
         match timeout(patience, stream.write(bytes)).await?? {
@@ -119,7 +139,7 @@ where
 /// Tells upstream that the session is over and ends the connection, in any case within a second.
 pub(super) async fn leave_upstream<S>(stream: &mut S, end: &SessionEnd, has_closed: bool)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
 {
     let Some(farewell) = end.to_upstream() else {
         return;
@@ -133,6 +153,7 @@ where
             Some(random_mask()),
         );
     }
+    stream.gather();
     let spoken = async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await

@@ -88,6 +88,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         Ok(())
     }
 
+    /// Keeps `bytes` to be written with what is said last.
+    pub(super) fn hold(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     /// Ready when nothing waits to be written any more.
     pub(super) fn poll_drain(
         &mut self,
@@ -126,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// What the socket had no room for.
+    /// What the socket had no room for, or was kept for the end.
     pub(super) fn take_unwritten(&mut self) -> Vec<u8> {
         self.out.split_off(self.out_written)
     }

@@ -13,12 +13,13 @@ mod registry;
 mod relay;
 mod scratch;
 mod tap;
+mod transport;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 pub use end::{Farewell, SessionEnd};
@@ -28,12 +29,14 @@ pub use recorder::{RecordedSessions, Recorder, RecordingConfig, Recordings};
 pub use registry::{Live, Registration, Registry, SessionRow};
 pub use relay::Terms;
 pub(crate) use tap::Tap;
+pub use transport::Transport;
 
 use crate::frame::Reader;
 use crate::ids::Side;
 use crate::metrics::Metrics;
 use crate::protocol::OutputFormat;
 use crate::quota::Admission;
+use farewell::Parting;
 use leg::Leg;
 use relay::Relay;
 
@@ -140,8 +143,8 @@ pub struct Session<C, U> {
 
 impl<C, U> Session<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Transport,
+    U: Transport,
 {
     /// Relays to the end: frames, farewell, ledger.
     ///
@@ -236,19 +239,37 @@ where
         let client_left = async {
             // Settled before the client hears of the end: who comes back at once finds its slot
             // free.
-            ledger::settle(&live, remains.admission, remains.tap.counts(), &facts, &end).await;
+            let counts = remains.tap.counts();
+            let mut settling = pin!(ledger::settle(
+                &live,
+                remains.admission,
+                counts,
+                &facts,
+                &end
+            ));
+            let Leg {
+                stream,
+                reader,
+                carry,
+                ..
+            } = &mut remains.client;
+            if futures_util::poll!(settling.as_mut()).is_pending() {
+                // What upstream has said does not wait for the store.
+                let held = remains.parting.as_mut().map(Parting::take_held);
+                let held = held.unwrap_or_default();
+                let said = farewell::say(stream, &held, timing.write_timeout);
+                let ((), said) = tokio::join!(settling, said);
+                if said.is_err() {
+                    remains.parting = None;
+                }
+            }
             drop(registration);
             if let Some(parting) = remains.parting {
-                let Leg {
-                    stream,
-                    reader,
-                    carry,
-                    ..
-                } = &mut remains.client;
                 farewell::leave(stream, reader, &mut carry.bytes, parting, &timing).await;
             }
         };
-        tokio::join!(upstream_left, client_left);
+        // The client first: its last bytes may be audio.
+        tokio::join!(client_left, upstream_left);
     }
 }
 

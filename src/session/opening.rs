@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::SessionEnd;
 use super::farewell::{Parting, leave};
+use super::{SessionEnd, Transport};
 use crate::frame::{Close, Fault, Frame, Opcode, Reader, Step, unmask_onto, write_frame};
 use crate::ids::{SessionId, Side};
 use crate::protocol::Problem;
@@ -26,7 +26,7 @@ pub struct Opening<C> {
     max_message_bytes: u64,
 }
 
-impl<C: AsyncRead + AsyncWrite + Unpin> Opening<C> {
+impl<C: Transport> Opening<C> {
     /// Takes over a socket that has been upgraded; `read_ahead` came with the upgrade.
     pub fn new(stream: C, read_ahead: Vec<u8>, max_message_bytes: u64) -> Self {
         Self {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::bucket::Bucket;
@@ -20,7 +19,7 @@ use super::intake::Intake;
 use super::leg::Leg;
 use super::recorder::Recorder;
 use super::tap::Tap;
-use super::{Live, SessionEnd, Timing};
+use super::{Live, SessionEnd, Timing, Transport};
 use crate::auth::Narrowing;
 use crate::frame::{Close, Opcode};
 use crate::ids::Side;
@@ -89,8 +88,8 @@ struct Waiting {
 
 impl<C, U> Relay<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Transport,
+    U: Transport,
 {
     pub(super) fn new(
         client: Leg<C>,
@@ -362,9 +361,7 @@ where
                 false => Parting::new(end, self.live.id),
             };
             parting.has_closed |= self.client_close.is_some();
-            let mut bytes = self.client.take_unwritten();
-            bytes.append(&mut parting.bytes);
-            parting.bytes = bytes;
+            parting.put_before(self.client.take_unwritten());
             parting
         });
         Remains {

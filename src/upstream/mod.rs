@@ -25,7 +25,7 @@ pub use dial::DialError;
 pub use handshake::{Handshake, HandshakeError, Refusal};
 pub use http::{HttpAnswer, HttpError, HttpRequest};
 pub use pool::{PoolConfig, PoolCounts};
-pub use stream::{MaybeTls, Stream};
+pub use stream::{MaybeTls, OverTcp, Stream};
 pub use tls::{TlsError, client_config};
 
 use dial::Dialer;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -258,8 +258,13 @@ impl Pool {
 
     async fn add_one(&self, worker: usize) -> bool {
         let started = Instant::now();
-        let Ok(Ok(stream)) = tokio::time::timeout(self.dial_timeout, self.dialer.dial()).await
-        else {
+        let dialing = async {
+            let mut stream = self.dialer.dial().await.ok()?;
+            // Nothing is written for a while: the handshake is to be over on both sides.
+            stream.flush().await.ok()?;
+            Some(stream)
+        };
+        let Ok(Some(stream)) = tokio::time::timeout(self.dial_timeout, dialing).await else {
             return false;
         };
         self.demand.lock().dial_time = REPLACE_AFTER + started.elapsed();

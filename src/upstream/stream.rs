@@ -18,6 +18,33 @@ pub enum MaybeTls<T> {
     Tls(Box<T>),
 }
 
+/// What runs over a TCP connection.
+pub trait OverTcp {
+    /// The connection below.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl OverTcp for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref()
+    }
+}
+
+impl OverTcp for tokio_rustls::server::TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl<T: OverTcp> OverTcp for MaybeTls<T> {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.tcp(),
+        }
+    }
+}
+
 /// A connection to upstream.
 pub type Stream = MaybeTls<TlsStream<TcpStream>>;
 

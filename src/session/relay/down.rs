@@ -5,11 +5,9 @@
 
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::super::SessionEnd;
 use super::super::intake::Intake;
 use super::super::scratch::with_read_buffer;
+use super::super::{SessionEnd, Transport};
 use super::{Relay, Taken};
 use crate::frame::{Close, Fault, Opcode, Step, write_frame};
 use crate::ids::Side;
@@ -60,8 +58,8 @@ impl Down {
 
 impl<C, U> Relay<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Transport,
+    U: Transport,
 {
     pub(super) fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         with_read_buffer(|buffer| {
@@ -139,7 +137,11 @@ where
                     self.begin_passing(cx, header.payload_len, header.fin)?;
                 }
                 Step::Frame(frame) if frame.opcode.is_control() => {
-                    self.write_down(cx, &bytes[run_start..taken])?;
+                    match frame.opcode {
+                        // What was said right before it leaves with the close frame.
+                        Opcode::Close => self.client.hold(&bytes[run_start..taken]),
+                        _ => self.write_down(cx, &bytes[run_start..taken])?,
+                    }
                     self.on_upstream_control(frame.opcode, &rest[frame.payload])?;
                     taken += frame.len;
                     run_start = taken;

@@ -2,11 +2,9 @@
 
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::super::SessionEnd;
 use super::super::intake::Intake;
 use super::super::scratch::{with_read_buffer, with_unmasked};
+use super::super::{SessionEnd, Transport};
 use super::{Relay, Taken, Waiting, is_data};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
 use crate::ids::{Side, VoiceId};
@@ -28,8 +26,8 @@ pub(super) struct Up {
 
 impl<C, U> Relay<C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: Transport,
+    U: Transport,
 {
     pub(super) fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         with_read_buffer(|buffer| {

@@ -54,8 +54,12 @@ impl TlsUpstream {
 /// A connection as the pool holds it, and its other end.
 async fn dialed() -> (Stream, TlsStream<TcpStream>) {
     let upstream = TlsUpstream::start().await;
-    let (stream, peer) = tokio::join!(upstream.dialer.dial(), upstream.accept());
-    (stream.unwrap(), peer)
+    let dialing = async {
+        let mut stream = upstream.dialer.dial().await.unwrap();
+        stream.flush().await.unwrap();
+        stream
+    };
+    tokio::join!(dialing, upstream.accept())
 }
 
 /// Whether the two ends hear each other.

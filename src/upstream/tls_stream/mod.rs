@@ -41,6 +41,11 @@ pub struct TlsStream<T> {
 }
 
 impl<T> TlsStream<T> {
+    /// The stream below.
+    pub(super) fn get_ref(&self) -> &T {
+        &self.stream
+    }
+
     /// The same end of the connection over what `map` makes of the stream below.
     pub(super) fn try_map<U>(
         self,
@@ -57,7 +62,8 @@ impl<T> TlsStream<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
-    /// Shakes hands as `config` says with whom `name` names.
+    /// Shakes hands as `config` says with whom `name` names. The last of it may still have to go out,
+    /// with what is written first or when it is flushed.
     ///
     /// # Errors
     /// What the stream fails with; [`io::ErrorKind::UnexpectedEof`] where it ends;
@@ -86,10 +92,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let end = self.records.poll_end()?;
-            ready!(Pin::new(&mut *self).poll_flush(cx))?;
             if !self.records.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
+            ready!(Pin::new(&mut *self).poll_flush(cx))?;
             if end.is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -172,15 +178,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.records.take_due(&mut this.out);
         ready!(this.poll_write_out(cx))?;
         if this.close_sent {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        // What TLS has to say itself leaves with what is said now.
+        this.records.take_due(&mut this.out);
         let plain = &buf[..buf.len().min(MAX_WRITE_BYTES)];
         with_buffer(|buffer| {
             let n_encrypted = this.records.encrypt(plain, buffer)?;
             let mut rest = &buffer[..n_encrypted];
+            if !this.out.is_empty() {
+                this.out.extend_from_slice(rest);
+                return match this.poll_write_out(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    _ => Poll::Ready(Ok(plain.len())),
+                };
+            }
             while !rest.is_empty() {
                 match Pin::new(&mut this.stream).poll_write(cx, rest) {
                     Poll::Ready(Ok(0)) => {

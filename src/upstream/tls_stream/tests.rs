@@ -23,6 +23,7 @@ const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
 struct Chopped {
     stream: DuplexStream,
     most: usize,
+    n_writes: usize,
 }
 
 impl AsyncRead for Chopped {
@@ -45,6 +46,7 @@ impl AsyncWrite for Chopped {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.n_writes += 1;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -98,9 +100,36 @@ impl Ends {
     }
 
     async fn dial(&self, stream: DuplexStream, most: usize) -> io::Result<Client> {
-        let name = ServerName::try_from("localhost").unwrap();
-        TlsStream::connect(Arc::clone(&self.client), name, Chopped { stream, most }).await
+        let mut client = self.greet(stream, most).await?;
+        client.flush().await?;
+        Ok(client)
     }
+
+    /// A handshake whose last message has not gone out.
+    async fn greet(&self, stream: DuplexStream, most: usize) -> io::Result<Client> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = Chopped {
+            stream,
+            most,
+            n_writes: 0,
+        };
+        TlsStream::connect(Arc::clone(&self.client), name, stream).await
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_the_handshake_leaves_with_what_is_written_first() {
+    let ends = Ends::new(TLS13);
+    let (near, far) = duplex(ROOM);
+    let accepting = tokio::spawn(TlsAcceptor::from(Arc::clone(&ends.server)).accept(far));
+    let mut client = ends.greet(near, usize::MAX).await.unwrap();
+    assert_eq!(client.stream.n_writes, 1, "its first message");
+    client.write_all(b"hi").await.unwrap();
+    assert_eq!(client.stream.n_writes, 2);
+    let mut server = accepting.await.unwrap().unwrap();
+    let mut heard = [0; 2];
+    server.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"hi");
 }
 
 const ROOM: usize = 1024 * 1024;
