@@ -15,7 +15,7 @@ use tokio::runtime::RuntimeMetrics;
 pub(super) const MANY: usize = 4096;
 
 /// A worker that does something for a larger part of the time than this is busy.
-const BUSY: f64 = 0.85;
+const BUSY: f64 = 0.95;
 
 /// How often that is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -151,11 +151,11 @@ mod tests {
         let mut gauge = Gauge::new(tokio::runtime::Handle::current().metrics());
         let (start, busy) = (gauge.looked, gauge.busy_before);
         let ms = Duration::from_millis;
-        gauge.look(busy + ms(90), start + ms(100));
+        gauge.look(busy + ms(98), start + ms(100));
         assert!(gauge.is_busy);
-        gauge.look(busy + ms(170), start + ms(200));
-        assert!(!gauge.is_busy, "80 of the last 100 ms");
-        gauge.look(busy + ms(270), start + ms(300));
+        gauge.look(busy + ms(190), start + ms(200));
+        assert!(!gauge.is_busy, "92 of the last 100 ms");
+        gauge.look(busy + ms(288), start + ms(300));
         assert!(gauge.is_busy);
         assert!(gauge.is_busy(start + ms(300)), "it was just looked at");
     }

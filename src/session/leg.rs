@@ -90,6 +90,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
 
     /// Keeps `bytes` to be written with what is said last.
     pub(super) fn hold(&mut self, bytes: &[u8]) {
+        // With room for a close frame behind it.
+        self.out.reserve(bytes.len() + 128);
         self.out.extend_from_slice(bytes);
     }
 

@@ -243,24 +243,21 @@ pub(super) fn unadmit(db: &Connection, admit: &Admit, ahead: Characters) -> Resu
     Ok(())
 }
 
-/// Columns of the ledger after `id`, in the order of [`write`] and [`read_record`].
-const COLUMNS: &str = "session, client, plan, endpoint, voice, model, format, started_ms, \
-     ended_ms, characters_asked, characters_forwarded, characters_refused, milli_credits, \
-     audio_ms, messages_up, messages_down, bytes_up, bytes_down, first_audio_ms, ending, \
-     close_code, trace_id, outcome";
+/// All columns of the ledger but `id`, in the order in which [`write`] has them.
+const WRITE: &str = "INSERT OR IGNORE INTO ledger (session, client, plan, endpoint, voice, model, \
+     format, started_ms, ended_ms, characters_asked, characters_forwarded, characters_refused, \
+     milli_credits, audio_ms, messages_up, messages_down, bytes_up, bytes_down, first_audio_ms, \
+     ending, close_code, trace_id, outcome) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
+     ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
 
 /// Enters a row, unless the session already has one.
 fn write(db: &Connection, record: &Record) -> Result<bool> {
-    let sql = format!(
-        "INSERT OR IGNORE INTO ledger ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, \
-         ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)"
-    );
     let outcome = match record.outcome {
         crate::usage::Outcome::Ended => "ended",
         crate::usage::Outcome::Refused => "refused",
         crate::usage::Outcome::Lost => "lost",
     };
-    let written = db.prepare_cached(&sql)?.execute(params![
+    let written = db.prepare_cached(WRITE)?.execute(params![
         record.session,
         record.client,
         record.plan,
