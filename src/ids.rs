@@ -57,9 +57,9 @@ impl fmt::Debug for ClientId {
 }
 
 /// One session or HTTP request, written as 16 hex digits: 16 bits of the time, which grow by one
-/// each 64 seconds, and 48 random bits. It is the `session` of the log and the ledger and the
-/// `request_id` of the relay's own errors. Ids of the same hour stand next to each other in a store's
-/// index, so that the part of it that is written to stays small however long the ledger grows.
+/// each 64 ms and begin anew after 70 minutes, and 48 random bits. It is the `session` of the log and
+/// the ledger and the `request_id` of the relay's own errors. What is made at the same time stands next
+/// to each other in a store's index, so that what is entered together touches few pages of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(u64);
 
@@ -69,13 +69,14 @@ impl SessionId {
     pub fn random() -> Self {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         // A clock before 1970 is wrong, and ids need not be in order then.
-        let age = since_1970.unwrap_or_default().as_secs() / Self::AGE_SECONDS;
+        let since_1970 = since_1970.unwrap_or_default().as_millis();
+        let age = u64::try_from(since_1970).unwrap_or_default() / Self::AGE_MS;
         let random_bits = rand::random::<u64>() >> Self::AGE_BITS;
         Self(age << (64 - Self::AGE_BITS) | random_bits)
     }
 
     const AGE_BITS: u32 = 16;
-    const AGE_SECONDS: u64 = 64;
+    const AGE_MS: u64 = 64;
 
     /// Reads the 16 hex digits that `Display` writes.
     #[must_use]

@@ -223,7 +223,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         sandbox_reason.as_deref(),
     );
 
-    trim::let_go_of_code();
+    tokio::spawn(trim::after_the_start());
     let mut drain_timeout = settings.server.drain_timeout;
     let result = loop {
         let wish = tokio::select! {

@@ -1,15 +1,28 @@
 //! Lets go of memory that only the start has needed.
 
-/// Unmaps the pages of the program's own code. What runs from here on is mapped again as it is
-/// called, from the page cache and without reading the disk; arguments, configuration, certificates
-/// and the making of tables, more than half of what is mapped by now, are not needed again.
+use std::time::Duration;
+
+/// By then what is done for the first time has been done: the first dial, the first commit.
+const FIRST_STEPS: Duration = Duration::from_secs(3);
+
+/// Lets go of what the start has needed, now and once more when the first steps are over.
+pub(super) async fn after_the_start() {
+    let_go_of_program();
+    tokio::time::sleep(FIRST_STEPS).await;
+    let_go_of_program();
+}
+
+/// Unmaps the pages of the program's own file: its code and its constants. What runs from here on is
+/// mapped again as it is called, from the page cache and without reading the disk; arguments,
+/// configuration, certificates and the making of tables, more than half of what is mapped by now, are
+/// not needed again.
 #[cfg(target_os = "linux")]
-pub(super) fn let_go_of_code() {
+fn let_go_of_program() {
     // Where it cannot be told which pages they are, they stay.
     let _ = (|| {
         let program = std::fs::read_link("/proc/self/exe").ok()?;
         let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
-        for (start, len) in code(&maps, program.to_str()?) {
+        for (start, len) in clean(&maps, program.to_str()?) {
             unmap(start, len);
         }
         Some(())
@@ -17,16 +30,16 @@ pub(super) fn let_go_of_code() {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn let_go_of_code() {}
+fn let_go_of_program() {}
 
-/// Start and length of each mapping of `program` that is code: readable, executable, private, and as
-/// it is in the file. What a debugger or a loader has written into it would be gone.
+/// Start and length of each mapping of `program` that cannot be written to and is as it is in the file.
+/// What a debugger or a loader has written into it would be gone.
 #[cfg(target_os = "linux")]
-fn code<'a>(maps: &'a str, program: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {
+fn clean<'a>(maps: &'a str, program: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {
     let mut lines = maps.lines();
     std::iter::from_fn(move || {
         loop {
-            let Some((start, len)) = mapped_code(lines.next()?, program) else {
+            let Some((start, len)) = read_only(lines.next()?, program) else {
                 continue;
             };
             let dirty = lines.find_map(|line| line.strip_prefix("Private_Dirty:"))?;
@@ -39,11 +52,11 @@ fn code<'a>(maps: &'a str, program: &'a str) -> impl Iterator<Item = (usize, usi
 
 /// Start and length, if this is the first line of such a mapping.
 #[cfg(target_os = "linux")]
-fn mapped_code(line: &str, program: &str) -> Option<(usize, usize)> {
+fn read_only(line: &str, program: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_ascii_whitespace();
     let (range, access) = (fields.next()?, fields.next()?);
     // The path is the sixth field and may hold spaces.
-    if access != "r-xp" || !line.ends_with(&format!(" {program}")) {
+    if !matches!(access, "r-xp" | "r--p") || !line.ends_with(&format!(" {program}")) {
         return None;
     }
     let (start, end) = range.split_once('-')?;
@@ -69,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_is_what_is_executable_of_the_program_itself() {
+    fn what_is_let_go_of_is_read_only_and_as_in_the_file() {
         let mapping = |range: &str, access: &str, path: &str, dirty: u32| {
             format!(
                 "{range} {access} 00000000 08:01 77 {path}\n\
@@ -89,13 +102,15 @@ mod tests {
             mapping("7f0000200000-7f0000300000", "r-xp", "[vdso]", 0),
         ]
         .concat();
-        let found: Vec<_> = code(&maps, relay).collect();
-        assert_eq!(found, [(0x55d0_a020_0000, 0xb0_0000)]);
+        let found: Vec<_> = clean(&maps, relay).collect();
+        let constants = (0x55d0_a000_0000, 0x20_0000);
+        let code = (0x55d0_a020_0000, 0xb0_0000);
+        assert_eq!(found, [constants, code]);
     }
 
     #[test]
-    fn code_that_was_let_go_of_still_runs() {
-        let_go_of_code();
+    fn what_was_let_go_of_still_runs() {
+        let_go_of_program();
         assert_eq!("12".parse(), Ok(12));
     }
 }

@@ -135,7 +135,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
 
     /// What the socket had no room for, or was kept for the end.
     pub(super) fn take_unwritten(&mut self) -> Vec<u8> {
-        self.out.split_off(self.out_written)
+        match self.out_written {
+            0 => std::mem::take(&mut self.out),
+            n_written => self.out.split_off(n_written),
+        }
     }
 
     /// Whether something waits to be written.

@@ -184,7 +184,8 @@ where
             .inc();
         metrics.upstream_connect.observe(facts.connect_time);
         let ping_interval = terms.timing.ping_interval;
-        let mut relay = Relay::new(
+        // Boxed at once: it is large, and would be moved several times on its way into the task.
+        let mut relay = Box::new(Relay::new(
             Leg::new(client, Side::Client, client_reader, ping_interval, now),
             Leg::new(
                 upstream,
@@ -198,7 +199,7 @@ where
             live,
             tap,
             recorder,
-        );
+        ));
         async move {
             let end = relay.run().await;
             if let Some(recorder) = relay.recorder.take() {
@@ -219,7 +220,7 @@ where
     }
 
     async fn finish(
-        relay: Relay<C, U>,
+        relay: Box<Relay<C, U>>,
         end: SessionEnd,
         registration: Registration,
         facts: Facts,
