@@ -913,6 +913,44 @@ async fn vacant_seats_take_no_slot_from_those_they_are_of_no_use_to() {
     }
 }
 
+/// What many requests of one transaction add to is written once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sums_and_seats_in_the_file_are_what_its_rows_say() {
+    let place = Place::sqlite();
+    let quota = quota(&place).await;
+    let plan = per_day(100_000_000);
+    let mut clients = tokio::task::JoinSet::new();
+    for n in 0..8u64 {
+        let (quota, plan) = (quota.clone(), plan.clone());
+        clients.spawn(async move {
+            for m in 0..40 {
+                let mut session = quota.admit(request(&plan)).await.unwrap();
+                session.charge(1 + n + m).await.unwrap();
+                if m % 7 == 0 {
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+                settle(session).await;
+            }
+        });
+    }
+    clients.join_all().await;
+    let spent: u64 = (0..8)
+        .map(|n| (0..40).map(|m| 1 + n + m).sum::<u64>())
+        .sum();
+    // It comes behind all that was asked before.
+    let usage = quota.books().usage(&Query::default()).await.unwrap();
+    assert_eq!((usage[0].sessions, usage[0].characters), (320, spent));
+    let db = rusqlite::Connection::open(place.path()).unwrap();
+    let count = |sql: &str| -> u64 { db.query_row(sql, [], |row| row.get(0)).unwrap() };
+    assert_eq!(count("SELECT sum(characters_forwarded) FROM ledger"), spent);
+    assert_eq!(count("SELECT sum(bytes_up) FROM ledger"), usage[0].bytes_up);
+    let held = quota.reserved_ahead();
+    assert!(held > 0, "some seats are kept");
+    assert_eq!(count("SELECT sum(reserved) FROM live"), held);
+    assert_eq!(count("SELECT count(*) FROM live WHERE NOT vacant"), 0);
+    assert_eq!(count("SELECT sum(used) FROM windows"), spent + held);
+}
+
 #[tokio::test]
 async fn an_http_request_takes_a_vacant_seat_and_leaves_none() {
     let place = Place::sqlite();

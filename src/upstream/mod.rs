@@ -7,6 +7,7 @@ mod handshake;
 mod http;
 mod pool;
 mod stream;
+mod tickets;
 mod tls;
 mod tls_stream;
 

@@ -3,6 +3,7 @@
 use std::task::Waker;
 
 use proptest::prelude::*;
+use rustls::client::Resumption;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::Acceptor;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -10,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream as ServerStream;
 
+use super::super::tickets::Tickets;
 use super::*;
 
 type Client = TlsStream<Chopped>;
@@ -85,6 +87,7 @@ impl Ends {
             .with_root_certificates(roots)
             .with_no_client_auth();
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        client.resumption = Resumption::store(Arc::new(Tickets::default()));
         Self {
             client: Arc::new(client),
             server: Arc::new(server),
@@ -253,6 +256,25 @@ async fn keys_may_change_at_any_time() {
         client.flush().await.unwrap();
         server.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"up..");
+    }
+}
+
+/// Sessions that start at once, as after an upstream that was away, need no certificates.
+#[tokio::test]
+async fn many_tickets_are_kept() {
+    let ends = Ends::new(TLS13);
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        let (mut client, server) = ends.connect(ROOM, usize::MAX).await;
+        // Two tickets come with each.
+        assert!(read_now(&mut client, &mut [0; 1]).is_pending());
+        open.push((client, server));
+    }
+    for _ in 0..11 {
+        let (client, server) = ends.connect(ROOM, usize::MAX).await;
+        let kind = server.get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(HandshakeKind::Resumed));
+        open.push((client, server));
     }
 }
 

@@ -3,6 +3,7 @@
 //! The file is in WAL mode: a reservation that was answered survives the death of the process, and
 //! with `sqlite_synchronous = "full"` that of the machine.
 
+mod batch;
 mod checkpoint;
 mod ops;
 mod read;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use self::batch::Batch;
 use self::checkpoint::{Checkpoints, WRITER_PAGES};
 use self::schema::SchemaError;
 use self::writer::Writer;
@@ -102,6 +104,7 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Boxed<'_, T> {
+        let work = |batch: &mut Batch<'_>| work(batch.all()?);
         Box::pin(self.writer.run(work, |_, _| Ok(())))
     }
 
@@ -254,7 +257,9 @@ fn first_steps(
 ) -> rusqlite::Result<()> {
     loop {
         let transaction = connection.transaction()?;
-        let swept = ops::sweep(&transaction, owner, now_ms, alone)?;
+        let mut batch = Batch::new(&transaction);
+        let swept = ops::sweep(&mut batch, owner, now_ms, alone)?;
+        batch.write()?;
         if swept == 0 {
             ops::heartbeat(&transaction, owner, now_ms, lease_ms)?;
             return transaction.commit();
@@ -285,9 +290,9 @@ impl Store for Sqlite {
         let (admit, undone) = (admit.clone(), admit.clone());
         let (owner, now_ms) = (self.owner.clone(), self.clock.now_ms());
         Box::pin(self.writer.run(
-            move |db| ops::admit(db, &owner, now_ms, &admit),
-            move |db, admitted| match admitted {
-                Admitted::Granted { ahead } => ops::unadmit(db, &undone, ahead),
+            move |batch| ops::admit(batch.rest(), &owner, now_ms, &admit),
+            move |batch, admitted| match admitted {
+                Admitted::Granted { ahead } => ops::unadmit(batch.all()?, &undone, ahead),
                 Admitted::Busy { .. } | Admitted::Spent { .. } => Ok(()),
             },
         ))
@@ -297,9 +302,9 @@ impl Store for Sqlite {
         let (reserve, undone) = (reserve.clone(), reserve.clone());
         let (owner, now_ms) = (self.owner.clone(), self.clock.now_ms());
         Box::pin(self.writer.run(
-            move |db| ops::reserve(db, &owner, now_ms, &reserve),
-            move |db, reserved| match reserved {
-                Reserved::Granted(granted) => ops::unreserve(db, &undone, granted),
+            move |batch| ops::reserve(batch.all()?, &owner, now_ms, &reserve),
+            move |batch, reserved| match reserved {
+                Reserved::Granted(granted) => ops::unreserve(batch.all()?, &undone, granted),
                 Reserved::Short { .. } => Ok(()),
             },
         ))
@@ -312,13 +317,14 @@ impl Store for Sqlite {
 
     fn settle<'a>(&'a self, settle: &'a Settle) -> Boxed<'a, ()> {
         let settle = settle.clone();
-        self.write(move |db| ops::settle(db, &settle))
+        let work = move |batch: &mut Batch<'_>| ops::settle(batch, &settle);
+        Box::pin(self.writer.run(work, |_, ()| Ok(())))
     }
 
     fn settle_in_turn(&self, settle: &Arc<Settle>, failed: SettleFailed) -> bool {
         let settle = Arc::clone(settle);
         self.writer
-            .run_unattended(move |db| ops::settle(db, &settle), failed)
+            .run_unattended(move |batch| ops::settle(batch, &settle), failed)
     }
 
     fn keeps_seats(&self) -> bool {
@@ -327,8 +333,8 @@ impl Store for Sqlite {
 
     fn seat_in_turn(&self, live: &Arc<LiveSession>, opening: &Arc<Opening>) {
         let (live, opening) = (Arc::clone(live), Arc::clone(opening));
-        let enter = move |db: &Connection| match live.seats(&opening) {
-            true => ops::seat(db, live.seat(), &opening),
+        let enter = move |batch: &mut Batch<'_>| match live.seats(&opening) {
+            true => ops::seat(batch, live.seat(), &opening),
             // It has ended meanwhile.
             false => Ok(()),
         };
@@ -358,7 +364,8 @@ impl Store for Sqlite {
 
     fn sweep(&self) -> Boxed<'_, u64> {
         let (owner, now_ms) = (self.owner.clone(), self.clock.now_ms());
-        self.write(move |db| ops::sweep(db, &owner, now_ms, false))
+        let work = move |batch: &mut Batch<'_>| ops::sweep(batch, &owner, now_ms, false);
+        Box::pin(self.writer.run(work, |_, _| Ok(())))
     }
 
     fn prune(&self, before_ms: i64) -> Boxed<'_, u64> {

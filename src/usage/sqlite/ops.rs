@@ -3,6 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
+use super::batch::Batch;
 use crate::ids::{ClientId, SessionId};
 use crate::usage::store::TokenKey;
 use crate::usage::window::{FIRST_SHARE, WINDOWS_KEPT, grant};
@@ -156,9 +157,15 @@ fn enter(
 }
 
 /// Enters who sits in a seat that was kept.
-pub(super) fn seat(db: &Connection, seat: SessionId, opening: &Opening) -> Result<()> {
-    db.prepare_cached("UPDATE live SET record = ?2, vacant = 0 WHERE session = ?1")?
-        .execute(params![seat.to_string(), opened(opening)?])?;
+pub(super) fn seat(batch: &mut Batch<'_>, seat: SessionId, opening: &Opening) -> Result<()> {
+    let change = batch.take_change(seat);
+    batch
+        .rest()
+        .prepare_cached(
+            "UPDATE live SET record = ?2, vacant = 0, reserved = max(0, reserved + ?3) \
+             WHERE session = ?1",
+        )?
+        .execute(params![seat.to_string(), opened(opening)?, change])?;
     Ok(())
 }
 
@@ -251,13 +258,13 @@ const WRITE: &str = "INSERT OR IGNORE INTO ledger (session, client, plan, endpoi
      ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
 
 /// Enters a row, unless the session already has one.
-fn write(db: &Connection, record: &Record) -> Result<bool> {
+fn write(batch: &mut Batch<'_>, record: &Record) -> Result<bool> {
     let outcome = match record.outcome {
         crate::usage::Outcome::Ended => "ended",
         crate::usage::Outcome::Refused => "refused",
         crate::usage::Outcome::Lost => "lost",
     };
-    let written = db.prepare_cached(WRITE)?.execute(params![
+    let written = batch.rest().prepare_cached(WRITE)?.execute(params![
         record.session,
         record.client,
         record.plan,
@@ -282,12 +289,17 @@ fn write(db: &Connection, record: &Record) -> Result<bool> {
         record.trace_id,
         outcome,
     ])?;
+    if written == 1 {
+        batch.sum(record);
+    }
     Ok(written == 1)
 }
 
 /// Corrects the row of a session that was taken for lost; false when there is none.
-fn correct(db: &Connection, record: &Record) -> Result<bool> {
-    let corrected = db
+fn correct(batch: &mut Batch<'_>, record: &Record) -> Result<bool> {
+    // A trigger corrects the sum.
+    let corrected = batch
+        .all()?
         .prepare_cached(
             "UPDATE ledger SET ended_ms = ?2, characters_asked = ?3, characters_forwarded = ?4, \
              characters_refused = ?5, milli_credits = ?6, audio_ms = ?7, messages_up = ?8, \
@@ -315,14 +327,15 @@ fn correct(db: &Connection, record: &Record) -> Result<bool> {
     Ok(corrected == 1)
 }
 
-pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
+pub(super) fn settle(batch: &mut Batch<'_>, settle: &Settle) -> Result<()> {
+    let db = batch.rest();
     let is_freed = !settle.keeps_seat
         && db
             .prepare_cached("DELETE FROM live WHERE session = ?1")?
             .execute([settle.seat.to_string()])?
             == 1;
     let is_first = match &settle.record {
-        Some(record) => write(db, record)? || correct(db, record)?,
+        Some(record) => write(batch, record)? || correct(batch, record)?,
         None => is_freed,
     };
     if !is_first {
@@ -334,16 +347,15 @@ pub(super) fn settle(db: &Connection, settle: &Settle) -> Result<()> {
         if adjust.seat == settle.seat {
             change += adjust.characters;
         } else {
-            hold(db, adjust.seat, adjust.characters)?;
+            hold(batch.all()?, adjust.seat, adjust.characters)?;
         }
     }
     if settle.keeps_seat {
         let spent = settle.record.as_ref();
         change -= spent.map_or(0, |record| int(record.characters_forwarded));
-        db.prepare_cached(
-            "UPDATE live SET reserved = max(0, reserved + ?2), vacant = 1 WHERE session = ?1",
-        )?
-        .execute(params![settle.seat.to_string(), change])?;
+        batch.leave(settle.seat, change);
+    } else {
+        batch.take_change(settle.seat);
     }
     Ok(())
 }
@@ -390,7 +402,8 @@ pub(super) fn readopt(db: &Connection, owner: &str, sessions: &[Readopt]) -> Res
 
 /// Enters some sessions of processes whose lease has run out as lost. With `alone`, when no other
 /// process has the file open, leases of others need not be waited for.
-pub(super) fn sweep(db: &Connection, owner: &str, now_ms: i64, alone: bool) -> Result<u64> {
+pub(super) fn sweep(batch: &mut Batch<'_>, owner: &str, now_ms: i64, alone: bool) -> Result<u64> {
+    let db = batch.all()?;
     let rows: Vec<(String, u64, String, bool)> = db
         .prepare_cached(
             "SELECT session, reserved, record, vacant FROM live WHERE owner <> ?1 AND (?2 OR owner NOT IN \
@@ -406,10 +419,10 @@ pub(super) fn sweep(db: &Connection, owner: &str, now_ms: i64, alone: bool) -> R
             record.lose(*reserved, now_ms);
             // What was reserved in a vacant seat may have been spent by a session that had just sat
             // down and whose name never came here.
-            let is_nameless = *vacant || !write(db, &record)?;
+            let is_nameless = *vacant || !write(batch, &record)?;
             if is_nameless && *reserved > 0 {
                 record.session = SessionId::random().to_string();
-                write(db, &record)?;
+                write(batch, &record)?;
             }
         }
         db.prepare_cached("DELETE FROM live WHERE session = ?1")?

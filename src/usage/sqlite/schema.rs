@@ -4,10 +4,11 @@ use rusqlite::Connection;
 
 /// Step `n` takes a file from version `n` to `n + 1`; `PRAGMA user_version` holds the version.
 /// Steps are never changed once released, only followed by others.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("v1.sql"),
     include_str!("v2.sql"),
     include_str!("v3.sql"),
+    include_str!("v4.sql"),
 ];
 
 /// The version this program writes.

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::batch::Batch;
 use crate::usage::StoreError;
 
 /// So many requests may wait; more means that the disk has stopped.
@@ -54,8 +55,8 @@ impl Writer {
     /// transaction is committed, `undo` runs in the next one.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-        undo: impl FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
+        work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
+        undo: impl FnOnce(&mut Batch<'_>, T) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Request {
@@ -74,7 +75,7 @@ impl Writer {
     /// Whether there was room for it.
     pub(super) fn run_unattended(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
+        work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<()> + Send + 'static,
         failed: impl FnOnce(&StoreError) + Send + 'static,
     ) -> bool {
         let job = Unattended {
@@ -243,7 +244,7 @@ trait Job: Send {
     /// Whether it is still to be done: somebody waits for the answer, or nobody ever did.
     fn is_wanted(&self) -> bool;
     /// Does the work inside the open transaction.
-    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    fn work(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()>;
     /// Answers; what the next transaction has to undo comes back.
     fn answer(self: Box<Self>, failure: Option<&StoreError>) -> Option<Box<dyn Job>>;
 }
@@ -258,8 +259,8 @@ struct Request<W, U, T> {
 impl<T, W, U> Job for Request<W, U, T>
 where
     T: Send + 'static,
-    W: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
+    W: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
+    U: FnOnce(&mut Batch<'_>, T) -> rusqlite::Result<()> + Send + 'static,
 {
     fn is_attended(&self) -> bool {
         true
@@ -269,9 +270,9 @@ where
         !self.reply.is_closed()
     }
 
-    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn work(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
         if let Some(work) = self.work.take() {
-            self.value = Some(work(connection)?);
+            self.value = Some(work(batch)?);
         }
         Ok(())
     }
@@ -303,7 +304,7 @@ struct Undo<U, T> {
 impl<T, U> Job for Undo<U, T>
 where
     T: Send + 'static,
-    U: FnOnce(&Connection, T) -> rusqlite::Result<()> + Send + 'static,
+    U: FnOnce(&mut Batch<'_>, T) -> rusqlite::Result<()> + Send + 'static,
 {
     fn is_attended(&self) -> bool {
         false
@@ -313,9 +314,9 @@ where
         true
     }
 
-    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn work(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
         match (self.undo.take(), self.value.take()) {
-            (Some(undo), Some(value)) => undo(connection, value),
+            (Some(undo), Some(value)) => undo(batch, value),
             _ => Ok(()),
         }
     }
@@ -332,7 +333,7 @@ struct Unattended<W, F> {
 
 impl<W, F> Job for Unattended<W, F>
 where
-    W: FnOnce(&Connection) -> rusqlite::Result<()> + Send,
+    W: FnOnce(&mut Batch<'_>) -> rusqlite::Result<()> + Send,
     F: FnOnce(&StoreError) + Send,
 {
     fn is_attended(&self) -> bool {
@@ -343,9 +344,9 @@ where
         true
     }
 
-    fn work(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn work(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
         match self.work.take() {
-            Some(work) => work(connection),
+            Some(work) => work(batch),
             None => Ok(()),
         }
     }
@@ -385,18 +386,20 @@ fn run(connection: &Connection, queue: &Queue) {
 
 /// Commits the batch, or says why it could not. A request that panics has failed like any other, with
 /// those beside it: the thread is needed.
-fn attempt(connection: &Connection, batch: &mut [Box<dyn Job>]) -> Result<(), String> {
-    match catch_unwind(AssertUnwindSafe(|| commit(connection, batch))) {
+fn attempt(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(|| commit(connection, jobs))) {
         Ok(committed) => committed.map_err(|error| error.to_string()),
         Err(_) => Err("a request panicked".to_owned()),
     }
 }
 
-fn commit(connection: &Connection, batch: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+fn commit(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    for job in batch {
-        job.work(connection)?;
+    let mut batch = Batch::new(connection);
+    for job in jobs {
+        job.work(&mut batch)?;
     }
+    batch.write()?;
     connection.prepare_cached("COMMIT")?.execute([])?;
     Ok(())
 }
@@ -415,13 +418,16 @@ mod tests {
         connection.execute_batch("CREATE TABLE t (n)").unwrap();
         let writer = Writer::start(connection).unwrap();
         let (tell, told) = mpsc::channel();
-        let bug = |db: &Connection| {
-            db.execute("INSERT INTO t VALUES (1)", [])?;
+        let bug = |batch: &mut Batch<'_>| {
+            batch.rest().execute("INSERT INTO t VALUES (1)", [])?;
             panic!("the bug of this test")
         };
         let failed = move |error: &StoreError| tell.send(error.to_string()).unwrap();
         assert!(writer.run_unattended(bug, failed));
-        let count = |db: &Connection| db.query_row("SELECT count(*) FROM t", [], |row| row.get(0));
+        let count = |batch: &mut Batch<'_>| {
+            let db = batch.rest();
+            db.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        };
         let n: i64 = loop {
             // One that shares the transaction fails with it.
             if let Ok(n) = writer.run(count, |_, _| Ok(())).await {
