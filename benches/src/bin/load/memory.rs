@@ -10,6 +10,10 @@ use xi_relay_benches::speech::{Order, Script, text_message};
 use crate::client::{Session, Target, framed};
 use crate::measure::{Metrics, Subject};
 
+/// How long after its start a proxy is at rest: xi-relay unmaps what its start has needed when the
+/// first steps are over.
+const START: Duration = Duration::from_secs(5);
+
 /// Given to the proxy to hand back what it no longer needs.
 const SETTLE: Duration = Duration::from_millis(1500);
 
@@ -31,6 +35,7 @@ pub(crate) struct Idle {
 impl Idle {
     pub(crate) async fn run(&self, target: &Target, subject: Subject) -> Result<Metrics> {
         let message = framed(&text_message(200));
+        sleep(START).await;
         let at_rest = subject.memory()?;
 
         for mut session in self.open(target, &message, FIRST_USE).await? {
