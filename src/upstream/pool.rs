@@ -227,8 +227,10 @@ impl Pool {
     fn prune(&self, worker: usize) -> usize {
         let wanted = self.wanted(worker);
         // When sessions begin to start on another worker, its part grows before this one's shrinks.
-        let n_ready: usize = self.shares.iter().map(Share::len).sum();
-        let n_room = self.config.max.saturating_sub(n_ready);
+        let others = self.shares.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != worker);
+        let n_others: usize = others.map(|(_, share)| share.len()).sum();
+        let most = self.config.max.saturating_sub(n_others);
         let mut ready = self.shares[worker].ready.lock();
         ready.retain_mut(|connection| {
             if connection.since.elapsed() >= self.config.max_age {
@@ -243,7 +245,7 @@ impl Pool {
         while ready.len() > wanted {
             ready.pop_front();
         }
-        (wanted - ready.len()).min(n_room)
+        wanted.min(most).saturating_sub(ready.len())
     }
 
     /// How many `worker` is to keep.

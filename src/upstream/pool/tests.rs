@@ -183,6 +183,23 @@ async fn a_worker_takes_its_own_connection_first() {
 }
 
 #[tokio::test]
+async fn all_that_upstream_has_closed_are_replaced_at_once() {
+    let upstream = TlsUpstream::start().await;
+    let pool = pool(&upstream.dialer, 2, 2, 1);
+    for _ in 0..2 {
+        let (added, peer) = tokio::join!(pool.add_one(0), upstream.accept());
+        assert!(added);
+        drop(peer);
+    }
+    let mut ready = std::mem::take(&mut *pool.shares[0].ready.lock());
+    for connection in &mut ready {
+        found_dead(&mut connection.stream).await;
+    }
+    *pool.shares[0].ready.lock() = ready;
+    assert_eq!(pool.prune(0), 2, "there is room for as many as have gone");
+}
+
+#[tokio::test]
 async fn each_worker_keeps_its_share() {
     let upstream = TlsUpstream::start().await;
     let pool = pool(&upstream.dialer, 3, 3, 2);
