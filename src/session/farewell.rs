@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{SessionEnd, Timing, Transport};
@@ -19,10 +19,10 @@ const FAULTY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The last words to a client.
 pub(super) struct Parting {
-    /// Everything still to be written, the close frame last.
+    /// What upstream has said and the client has not got.
+    pub(super) held: Vec<u8>,
+    /// What follows it: the words of the ending, the close frame last.
     bytes: Vec<u8>,
-    /// How many of them are upstream's, not of the ending.
-    n_held: usize,
     /// Whether the client's close frame has come: then there is nothing to wait for.
     pub(super) has_closed: bool,
     /// Whether the client can still be understood.
@@ -50,8 +50,8 @@ impl Parting {
 
     fn silent(end: &SessionEnd) -> Self {
         Self {
+            held: Vec::new(),
             bytes: Vec::new(),
-            n_held: 0,
             has_closed: matches!(
                 end,
                 SessionEnd::Closed {
@@ -69,19 +69,6 @@ impl Parting {
         }
     }
 
-    /// What upstream has said comes first.
-    pub(super) fn put_before(&mut self, mut held: Vec<u8>) {
-        self.n_held = held.len();
-        held.append(&mut self.bytes);
-        self.bytes = held;
-    }
-
-    /// What upstream has said, to be written ahead of the rest.
-    pub(super) fn take_held(&mut self) -> Vec<u8> {
-        let rest = self.bytes.split_off(std::mem::take(&mut self.n_held));
-        std::mem::replace(&mut self.bytes, rest)
-    }
-
     fn add_close(&mut self, end: &SessionEnd) {
         if let Some(farewell) = end.to_client() {
             write_close(&mut self.bytes, farewell.code, &farewell.reason, None);
@@ -96,7 +83,7 @@ pub(super) async fn leave<S>(
     stream: &mut S,
     reader: &mut Reader,
     carry: &mut Vec<u8>,
-    parting: Parting,
+    mut parting: Parting,
     timing: &Timing,
 ) where
     S: Transport,
@@ -105,10 +92,9 @@ pub(super) async fn leave<S>(
     if !awaits_close {
         stream.gather();
     }
-    if say(stream, &parting.bytes, timing.write_timeout)
-        .await
-        .is_err()
-    {
+    let mut words = parting.held;
+    words.append(&mut parting.bytes);
+    if say(stream, &words, timing.write_timeout).await.is_err() {
         return;
     }
     if awaits_close {
@@ -125,7 +111,7 @@ pub(super) async fn leave<S>(
 /// Writes everything, however slowly it is read, as long as some of it is read within `patience`.
 pub(super) async fn say<S>(stream: &mut S, mut bytes: &[u8], patience: Duration) -> io::Result<()>
 where
-    S: Transport,
+    S: AsyncWrite + Unpin,
 {
     while !bytes.is_empty() {
         match timeout(patience, stream.write(bytes)).await?? {

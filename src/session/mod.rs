@@ -36,7 +36,6 @@ use crate::ids::Side;
 use crate::metrics::Metrics;
 use crate::protocol::OutputFormat;
 use crate::quota::Admission;
-use farewell::Parting;
 use leg::Leg;
 use relay::Relay;
 
@@ -240,14 +239,12 @@ where
         let client_left = async {
             // Settled before the client hears of the end: who comes back at once finds its slot
             // free.
-            let counts = remains.tap.counts();
-            let mut settling = pin!(ledger::settle(
-                &live,
-                remains.admission,
-                counts,
-                &facts,
-                &end
-            ));
+            let settling = async {
+                let counts = remains.tap.counts();
+                ledger::settle(&live, remains.admission, counts, &facts, &end).await;
+                drop(registration);
+            };
+            let mut settling = pin!(settling);
             let Leg {
                 stream,
                 reader,
@@ -256,15 +253,15 @@ where
             } = &mut remains.client;
             if futures_util::poll!(settling.as_mut()).is_pending() {
                 // What upstream has said does not wait for the store.
-                let held = remains.parting.as_mut().map(Parting::take_held);
-                let held = held.unwrap_or_default();
+                let parting = remains.parting.as_mut();
+                let held =
+                    parting.map_or_else(Vec::new, |parting| std::mem::take(&mut parting.held));
                 let said = farewell::say(stream, &held, timing.write_timeout);
                 let ((), said) = tokio::join!(settling, said);
                 if said.is_err() {
                     remains.parting = None;
                 }
             }
-            drop(registration);
             if let Some(parting) = remains.parting {
                 farewell::leave(stream, reader, &mut carry.bytes, parting, &timing).await;
             }

@@ -361,7 +361,7 @@ where
                 false => Parting::new(end, self.live.id),
             };
             parting.has_closed |= self.client_close.is_some();
-            parting.put_before(self.client.take_unwritten());
+            parting.held = self.client.take_unwritten();
             parting
         });
         Remains {

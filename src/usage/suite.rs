@@ -989,7 +989,6 @@ fn ended(client: &ClientId, session: SessionId) -> Settle {
     Settle::new(client.clone(), session, record)
 }
 
-/// A process that had been taken for dead makes its sessions known again while they end.
 /// A store may have done what it did not answer in time.
 #[tokio::test]
 async fn a_seat_is_given_up_once() {
@@ -1049,6 +1048,7 @@ async fn who_sits_in_a_kept_seat_is_made_known_again() {
     }
 }
 
+/// A process that had been taken for dead makes its sessions known again while they end.
 async fn an_ended_session_is_not_readopted(place: Place) {
     let (books, anna) = (place.open().await, client("anna"));
     let first = opening(&anna);

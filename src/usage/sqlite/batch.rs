@@ -3,11 +3,12 @@
 //! all are added to the same sum and take from the same few seats.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Connection, Result, ToSql, params};
 
 use crate::ids::SessionId;
-use crate::usage::ledger::Tally;
+use crate::usage::ledger::{SUM_NAMES, Tally};
 use crate::usage::{Day, Record};
 
 /// The database inside a transaction that is to end with [`write`](Self::write).
@@ -43,6 +44,29 @@ impl Group {
             && self.voice == record.voice
     }
 }
+
+/// Whether `daily` has this one of the [`SUM_NAMES`]: sessions that are live have no row yet.
+fn is_kept(name: &str) -> bool {
+    name != "live"
+}
+
+/// Adds to the sums of a day.
+static ADD: LazyLock<String> = LazyLock::new(|| {
+    let names = SUM_NAMES.into_iter().filter(|name| is_kept(name));
+    let columns: Vec<_> = ["day", "client", "model", "voice"]
+        .into_iter()
+        .chain(names.clone())
+        .collect();
+    let places = vec!["?"; columns.len()].join(", ");
+    let more: Vec<_> = names
+        .map(|name| format!("{name} = {name} + excluded.{name}"))
+        .collect();
+    format!(
+        "INSERT INTO daily ({}) VALUES ({places}) ON CONFLICT DO UPDATE SET {}",
+        columns.join(", "),
+        more.join(", ")
+    )
+});
 
 impl<'db> Batch<'db> {
     pub(super) fn new(db: &'db Connection) -> Self {
@@ -94,59 +118,12 @@ impl<'db> Batch<'db> {
                 .execute(params![seat.to_string(), characters])?;
         }
         for (group, sum) in self.sums.drain(..) {
-            let [
-                sessions,
-                _,
-                lost,
-                refused,
-                characters,
-                characters_asked,
-                characters_refused,
-                milli_credits,
-                audio_ms,
-                messages_up,
-                messages_down,
-                bytes_up,
-                bytes_down,
-            ] = sum.0;
-            self.db
-                .prepare_cached(
-                    "INSERT INTO daily (day, client, model, voice, sessions, lost, refused, \
-                     characters, characters_asked, characters_refused, milli_credits, audio_ms, \
-                     messages_up, messages_down, bytes_up, bytes_down) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) \
-                     ON CONFLICT DO UPDATE SET \
-                     sessions = sessions + excluded.sessions, \
-                     lost = lost + excluded.lost, \
-                     refused = refused + excluded.refused, \
-                     characters = characters + excluded.characters, \
-                     characters_asked = characters_asked + excluded.characters_asked, \
-                     characters_refused = characters_refused + excluded.characters_refused, \
-                     milli_credits = milli_credits + excluded.milli_credits, \
-                     audio_ms = audio_ms + excluded.audio_ms, \
-                     messages_up = messages_up + excluded.messages_up, \
-                     messages_down = messages_down + excluded.messages_down, \
-                     bytes_up = bytes_up + excluded.bytes_up, \
-                     bytes_down = bytes_down + excluded.bytes_down",
-                )?
-                .execute(params![
-                    group.day.number(),
-                    group.client,
-                    group.model,
-                    group.voice,
-                    sessions,
-                    lost,
-                    refused,
-                    characters,
-                    characters_asked,
-                    characters_refused,
-                    milli_credits,
-                    audio_ms,
-                    messages_up,
-                    messages_down,
-                    bytes_up,
-                    bytes_down,
-                ])?;
+            let day = group.day.number();
+            let mut values: Vec<&dyn ToSql> = vec![&day, &group.client, &group.model, &group.voice];
+            let sums = SUM_NAMES.iter().zip(&sum.0);
+            values
+                .extend(sums.filter_map(|(name, sum)| is_kept(name).then_some(sum as &dyn ToSql)));
+            self.db.prepare_cached(&ADD)?.execute(&*values)?;
         }
         Ok(())
     }

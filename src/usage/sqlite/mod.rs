@@ -65,15 +65,12 @@ impl Sqlite {
         create(path).map_err(|error| failed(&error, WRITABLE))?;
         let mut connection =
             connect(path, synchronous).map_err(|error| failed(&error, cure(&error)))?;
-        schema::migrate(&mut connection).map_err(|error| match error {
-            SchemaError::Newer(version) => failed(
-                &format!(
-                    "the file has schema version {version}, this program knows {}",
-                    schema::VERSION
-                ),
-                "use the newer program, or name another path",
-            ),
-            SchemaError::Sqlite(error) => failed(&error, cure(&error)),
+        schema::migrate(&mut connection).map_err(|error| {
+            let cure = match &error {
+                SchemaError::Newer(_) => "use the newer program, or name another path",
+                SchemaError::Sqlite(error) => cure(error),
+            };
+            failed(&error, cure)
         })?;
         let (presence, alone) = presence(path).map_err(|error| failed(&error, WRITABLE))?;
         let owner: Arc<str> = crate::ids::SessionId::random().to_string().into();
@@ -104,7 +101,14 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Boxed<'_, T> {
-        let work = |batch: &mut Batch<'_>| work(batch.all()?);
+        self.write_batch(|batch| work(batch.all()?))
+    }
+
+    /// The same for what knows how to add to a batch.
+    fn write_batch<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Boxed<'_, T> {
         Box::pin(self.writer.run(work, |_, _| Ok(())))
     }
 
@@ -137,7 +141,7 @@ impl SqliteReader {
         const THE_FILE: &str = "name the file that the relay writes, and let this user read it";
         let opened = open_reader(path).and_then(|reader| {
             reader.query_row("SELECT count(*) FROM daily WHERE 0", [], |_| Ok(()))?;
-            let version: usize = reader.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            let version = schema::version(&reader)?;
             Ok((reader, version))
         });
         let (reader, version) = opened.map_err(|error| failed(error.to_string(), THE_FILE))?;
@@ -148,10 +152,7 @@ impl SqliteReader {
                 "start that relay anew with this version, or use its own program to read it",
             )),
             Ordering::Greater => Err(failed(
-                format!(
-                    "the file has schema version {version}, this program knows {}",
-                    schema::VERSION
-                ),
+                SchemaError::Newer(version).to_string(),
                 "use the newer program",
             )),
         }
@@ -317,8 +318,7 @@ impl Store for Sqlite {
 
     fn settle<'a>(&'a self, settle: &'a Settle) -> Boxed<'a, ()> {
         let settle = settle.clone();
-        let work = move |batch: &mut Batch<'_>| ops::settle(batch, &settle);
-        Box::pin(self.writer.run(work, |_, ()| Ok(())))
+        self.write_batch(move |batch| ops::settle(batch, &settle))
     }
 
     fn settle_in_turn(&self, settle: &Arc<Settle>, failed: SettleFailed) -> bool {
@@ -364,8 +364,7 @@ impl Store for Sqlite {
 
     fn sweep(&self) -> Boxed<'_, u64> {
         let (owner, now_ms) = (self.owner.clone(), self.clock.now_ms());
-        let work = move |batch: &mut Batch<'_>| ops::sweep(batch, &owner, now_ms, false);
-        Box::pin(self.writer.run(work, |_, _| Ok(())))
+        self.write_batch(move |batch| ops::sweep(batch, &owner, now_ms, false))
     }
 
     fn prune(&self, before_ms: i64) -> Boxed<'_, u64> {

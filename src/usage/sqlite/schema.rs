@@ -15,25 +15,26 @@ const MIGRATIONS: [&str; 4] = [
 pub(super) const VERSION: usize = MIGRATIONS.len();
 
 /// Why a file cannot be brought to this version.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum SchemaError {
     /// A newer program wrote it.
+    #[error("the file has schema version {0}, this program knows {VERSION}")]
     Newer(usize),
     /// SQLite says no.
-    Sqlite(rusqlite::Error),
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
 }
 
-impl From<rusqlite::Error> for SchemaError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
+/// The version of a file.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// Applies the steps that are missing, all of them or none.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), SchemaError> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: usize = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let version = version(&transaction)?;
     if version > VERSION {
         return Err(SchemaError::Newer(version));
     }
