@@ -2,13 +2,14 @@
 
 use std::fmt::{self, Write as _};
 
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
-use tracing::{Level, Metadata};
+use tracing::{Event, Level, Metadata};
 
 use super::clock::LENGTH as TIME_LENGTH;
 use super::text::{Escaped, cut, push_json, push_plain};
 
-/// The most bytes of a field: what clients and upstreams say can be long.
+/// The most bytes of a field: what clients and upstreams say can be long. No field has fewer.
 const FIELD_LIMIT_BYTES: usize = 256;
 
 /// The most bytes of a message or an error chain, whose words are mostly ours.
@@ -30,23 +31,27 @@ pub(super) enum Style {
 }
 
 impl Style {
-    /// Appends an event with its newline. `record` visits the event's fields.
+    /// Appends an event with its newline.
     pub(super) fn write(
         self,
         out: &mut Vec<u8>,
         time: &[u8; TIME_LENGTH],
-        metadata: &Metadata<'_>,
-        record: impl FnOnce(&mut dyn Visit),
+        event: &Event<'_>,
+        templates: &mut Templates,
     ) {
+        let metadata = event.metadata();
         match self {
             Self::Json => {
-                json_head(out, time, *metadata.level(), metadata.target());
-                record(&mut Json { out });
+                let template = templates.of(metadata);
+                out.extend_from_slice(JSON_START);
+                out.extend_from_slice(time);
+                out.extend_from_slice(template.piece(0));
+                event.record(&mut Json { out, template });
                 out.extend_from_slice(b"}\n");
             }
             Self::Pretty { colours } => {
                 pretty_head(out, time, *metadata.level(), metadata.target(), colours);
-                record(&mut Pretty { out, colours });
+                event.record(&mut Pretty { out, colours });
                 out.push(b'\n');
             }
         }
@@ -57,7 +62,9 @@ impl Style {
         const TARGET: &str = "xi_relay::log";
         match self {
             Self::Json => {
-                json_head(out, time, Level::WARN, TARGET);
+                out.extend_from_slice(JSON_START);
+                out.extend_from_slice(time);
+                push_json_head(out, Level::WARN, TARGET);
                 let rest = format!(r#","message":"{count} log lines dropped","dropped":{count}}}"#);
                 out.extend_from_slice(rest.as_bytes());
             }
@@ -84,9 +91,10 @@ fn name(field: &Field) -> &'static str {
     name.strip_prefix("r#").unwrap_or(name)
 }
 
-fn json_head(out: &mut Vec<u8>, time: &[u8; TIME_LENGTH], level: Level, target: &str) {
-    out.extend_from_slice(b"{\"timestamp\":\"");
-    out.extend_from_slice(time);
+const JSON_START: &[u8] = b"{\"timestamp\":\"";
+
+/// Appends what stands between the time and the fields.
+fn push_json_head(out: &mut Vec<u8>, level: Level, target: &str) {
     out.extend_from_slice(b"\",\"level\":\"");
     out.extend_from_slice(level.as_str().as_bytes());
     out.extend_from_slice(b"\",\"target\":\"");
@@ -94,20 +102,79 @@ fn json_head(out: &mut Vec<u8>, time: &[u8; TIME_LENGTH], level: Level, target: 
     out.push(b'"');
 }
 
+fn push_json_key(out: &mut Vec<u8>, field: &Field) {
+    let name = name(field);
+    out.extend_from_slice(b",\"");
+    push_json(out, name);
+    // The head has these keys already, and a key twice is no JSON object.
+    if matches!(name, "timestamp" | "level" | "target") {
+        out.push(b'_');
+    }
+    out.extend_from_slice(b"\":");
+}
+
+/// What every JSON line of one place in the code says: the head, then the key of each field.
+struct Template {
+    callsite: Identifier,
+    text: Vec<u8>,
+    /// Where in `text` each piece ends.
+    ends: Vec<usize>,
+}
+
+impl Template {
+    fn new(metadata: &Metadata<'_>) -> Self {
+        let mut text = Vec::new();
+        push_json_head(&mut text, *metadata.level(), metadata.target());
+        let mut ends = vec![text.len()];
+        for field in metadata.fields() {
+            push_json_key(&mut text, &field);
+            ends.push(text.len());
+        }
+        Self {
+            callsite: metadata.callsite(),
+            text,
+            ends,
+        }
+    }
+
+    fn piece(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[start..self.ends[index]]
+    }
+}
+
+/// The templates that a thread has made: one for each place that has logged on it.
+pub(super) struct Templates(Vec<Template>);
+
+impl Templates {
+    pub(super) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn of(&mut self, metadata: &Metadata<'_>) -> &Template {
+        let callsite = metadata.callsite();
+        // What logs most has logged early, so it is found early.
+        let found = self
+            .0
+            .iter()
+            .position(|template| template.callsite == callsite);
+        let index = found.unwrap_or_else(|| {
+            self.0.push(Template::new(metadata));
+            self.0.len() - 1
+        });
+        &self.0[index]
+    }
+}
+
 struct Json<'a> {
     out: &'a mut Vec<u8>,
+    template: &'a Template,
 }
 
 impl Json<'_> {
     fn key(&mut self, field: &Field) {
-        let name = name(field);
-        self.out.extend_from_slice(b",\"");
-        push_json(self.out, name);
-        // The head has these keys already, and a key twice is no JSON object.
-        if matches!(name, "timestamp" | "level" | "target") {
-            self.out.push(b'_');
-        }
-        self.out.extend_from_slice(b"\":");
+        let key = self.template.piece(field.index() + 1);
+        self.out.extend_from_slice(key);
     }
 
     fn integer(&mut self, field: &Field, value: impl itoa::Integer) {
@@ -135,7 +202,11 @@ impl Visit for Json<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.key(field);
         self.out.push(b'"');
-        push_json(self.out, cut(value, limit_bytes(field.name())));
+        let value = match value.len() > FIELD_LIMIT_BYTES {
+            true => cut(value, limit_bytes(field.name())),
+            false => value,
+        };
+        push_json(self.out, value);
         self.out.push(b'"');
     }
 

@@ -9,10 +9,10 @@
 //! not even with `RUST_LOG=trace`: HTTP libraries print request heads there.
 
 mod clock;
-mod layer;
 mod line;
 mod panic;
 mod sink;
+mod subscriber;
 mod text;
 
 use std::io::{self, IsTerminal};
@@ -21,13 +21,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::filter::Targets;
 
 use self::clock::Clock;
-use self::layer::Lines;
 use self::line::Style;
 use self::sink::Sink;
+use self::subscriber::Lines;
 use crate::metrics::{Kind, Metrics};
 
 /// The target of per-message events.
@@ -131,9 +130,9 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
     let lines = Lines {
         sink: Arc::clone(&sink),
         style,
+        filter,
     };
-    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| Error::AlreadyStarted)?;
+    tracing::subscriber::set_global_default(lines).map_err(|_| Error::AlreadyStarted)?;
     panic::install();
     Ok(Guard(Arc::clone(SINK.get_or_init(|| sink))))
 }
@@ -177,7 +176,7 @@ fn style(format: Format, terminal: bool) -> Style {
     }
 }
 
-fn filter(config: &Config, rust_log: Option<std::ffi::OsString>) -> Result<EnvFilter, Error> {
+fn filter(config: &Config, rust_log: Option<std::ffi::OsString>) -> Result<Targets, Error> {
     // Both are read, so that a mistake in the file does not hide behind the variable.
     let from_config = parse("log.level", &config.level)?;
     match rust_log.filter(|value| !value.is_empty()) {
@@ -186,7 +185,7 @@ fn filter(config: &Config, rust_log: Option<std::ffi::OsString>) -> Result<EnvFi
     }
 }
 
-fn parse(source_name: &'static str, text: &str) -> Result<EnvFilter, Error> {
+fn parse(source_name: &'static str, text: &str) -> Result<Targets, Error> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_known = |part: &str| {
         // A bare word that is no level would be a target, and a typing error silence the log.
@@ -201,7 +200,7 @@ fn parse(source_name: &'static str, text: &str) -> Result<EnvFilter, Error> {
     if let Some(part) = text.split(',').map(str::trim).find(|part| !is_known(part)) {
         return Err(error(part));
     }
-    EnvFilter::builder().parse(text).map_err(|_| error(text))
+    text.parse().map_err(|_| error(text))
 }
 
 #[cfg(test)]

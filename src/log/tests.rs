@@ -34,11 +34,9 @@ fn captured(style: Style, level: &str, events: impl FnOnce()) -> String {
     let lines = Lines {
         sink: Arc::clone(&sink),
         style,
+        filter: filter(&config, None).unwrap(),
     };
-    let subscriber = tracing_subscriber::registry()
-        .with(filter(&config, None).unwrap())
-        .with(lines);
-    tracing::subscriber::with_default(subscriber, events);
+    tracing::subscriber::with_default(lines, events);
     sink.close(Duration::from_secs(10));
     String::from_utf8(receiver.try_iter().flatten().collect()).unwrap()
 }

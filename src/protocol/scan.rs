@@ -5,9 +5,11 @@
 //! fields, nulls and odd types of fields that neither cost nor identify are upstream's business.
 
 mod dialogue;
+mod plain;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 
@@ -24,19 +26,27 @@ use super::{ClientMessage, Dialect, InvalidMessage};
 /// See [`InvalidMessage`].
 pub fn scan(dialect: Dialect, payload: &[u8]) -> Result<ClientMessage<'_>, InvalidMessage> {
     let text = simdutf8::basic::from_utf8(payload).map_err(|_| InvalidMessage::NotUtf8)?;
-    let fault = Cell::new(None);
-    let mut deserializer = serde_json::Deserializer::from_str(text);
     // Filled in place: the struct is large enough for moves to show in the time of a scan.
     let mut message = ClientMessage::new(dialect);
+    match plain::text_alone(text) {
+        Some(text) => message.text = Some(Cow::Borrowed(text)),
+        None => read(text, &mut message)?,
+    }
+    message.count();
+    Ok(message)
+}
+
+/// Reads any message.
+fn read<'a>(text: &'a str, message: &mut ClientMessage<'a>) -> Result<(), InvalidMessage> {
+    let fault = Cell::new(None);
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     Message {
         fault: &fault,
-        message: &mut message,
+        message,
     }
     .deserialize(&mut deserializer)
     .and_then(|()| deserializer.end())
-    .map_err(|error| refusal(&error, fault.get()))?;
-    message.count();
-    Ok(message)
+    .map_err(|error| refusal(&error, fault.get()))
 }
 
 fn refusal(error: &serde_json::Error, fault: Option<Fault>) -> InvalidMessage {

@@ -42,6 +42,29 @@ fn scalar_values_of_the_parsed_text_are_counted() {
 }
 
 #[test]
+fn messages_as_clients_write_them_need_no_parser() {
+    for payload in [
+        r#"{"text":"Hé, 😀 "}"#,
+        r#"{"text": "Hé, 😀 "}"#,
+        r#"{"text": "Hé, 😀 ", "try_trigger_generation": true}"#,
+        r#"{"text":"Hé, 😀 ","try_trigger_generation":true}"#,
+    ] {
+        assert_eq!(plain::text_alone(payload), Some("Hé, 😀 "), "{payload}");
+        counts(Dialect::Single, payload, 6, 6);
+    }
+    for payload in [
+        r#"{"text":"a\nb"}"#,
+        "{\"text\":\"a\nb\"}",
+        r#"{"text":"a","text":"b"}"#,
+        r#"{"text":"a","xi_api_key":"b"}"#,
+        r#"{"text":"a"}x"#,
+        r#"{"text":"a"#,
+    ] {
+        assert_eq!(plain::text_alone(payload), None, "{payload}");
+    }
+}
+
+#[test]
 fn white_space_alone_is_free_where_it_is_the_keepalive() {
     for text in [" ", "", "  \\n\\t", "\\u3000\u{a0}"] {
         let payload = format!(r#"{{"text":"{text}"}}"#);
@@ -363,6 +386,28 @@ proptest! {
                 prop_assert_eq!(message.characters, if is_free { 0 } else { message.text_length });
             }
             Err(_) => prop_assert_eq!(expected, None),
+        }
+    }
+
+    #[test]
+    fn the_short_way_finds_what_the_parser_finds(
+        head in prop::sample::select(&["{\"text\": \"", "{\"text\":\"", "{\"text\" :\""][..]),
+        text in "([ -~é😀\u{1}\n\u{7f}]|\\\\|\"|\\\\n){0,12}",
+        tail in prop::sample::select(&[
+            "\"}",
+            "\"} ",
+            "\"",
+            "\",\"try_trigger_generation\":true}",
+            "\", \"try_trigger_generation\": true}",
+            "\",\"text\":\"b\"}",
+        ][..]),
+    ) {
+        let payload = format!("{head}{text}{tail}");
+        if let Some(found) = plain::text_alone(&payload) {
+            let mut message = ClientMessage::new(Dialect::Single);
+            read(&payload, &mut message).unwrap();
+            prop_assert_eq!(message.text.as_deref(), Some(found));
+            prop_assert!(!message.flushes && !message.has_settings && !message.has_credentials);
         }
     }
 

@@ -1,29 +1,34 @@
-//! The `tracing` layer that turns events into lines, in a buffer of the thread's own.
+//! The `tracing` subscriber that turns events into lines, in a buffer of the thread's own.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use tracing::subscriber::Interest;
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{Interest, NoSubscriber};
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 
 use super::clock::Clock;
-use super::line::Style;
+use super::line::{Style, Templates};
 use super::sink::Sink;
 
 /// Writes every event of the relay as one line; of its dependencies only what they say at `info`
 /// and above, since below that HTTP and TLS libraries print the heads they read, tokens and all.
 ///
-/// Spans are not looked up: an event carries its own `session` and `client`.
+/// There are no spans: an event carries its own `session` and `client`.
 pub(super) struct Lines {
     pub(super) sink: Arc<Sink>,
     pub(super) style: Style,
+    pub(super) filter: Targets,
 }
 
 /// What a thread reuses from line to line.
 struct Scratch {
     line: Vec<u8>,
     clock: Clock,
+    templates: Templates,
 }
 
 impl Scratch {
@@ -31,6 +36,7 @@ impl Scratch {
         Self {
             line: Vec::new(),
             clock: Clock::new(),
+            templates: Templates::new(),
         }
     }
 }
@@ -43,13 +49,22 @@ thread_local! {
 }
 
 impl Lines {
+    fn takes(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+            && is_safe(metadata)
+            && self
+                .filter
+                .would_enable(metadata.target(), metadata.level())
+    }
+
     fn write(&self, event: &Event<'_>, scratch: &mut Scratch) {
-        let Scratch { line, clock } = scratch;
+        let Scratch {
+            line,
+            clock,
+            templates,
+        } = scratch;
         line.clear();
-        self.style
-            .write(line, clock.now(), event.metadata(), |fields| {
-                event.record(fields)
-            });
+        self.style.write(line, clock.now(), event, templates);
         self.sink.push(line);
         line.shrink_to(KEEP_BYTES);
     }
@@ -65,24 +80,41 @@ fn is_safe(metadata: &Metadata<'_>) -> bool {
     ours || *metadata.level() <= Level::INFO
 }
 
-impl<S: Subscriber> Layer<S> for Lines {
+impl Subscriber for Lines {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if is_safe(metadata) {
+        if self.takes(metadata) {
             Interest::always()
         } else {
             Interest::never()
         }
     }
 
-    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        is_safe(metadata)
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.takes(metadata)
     }
 
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Layer::<NoSubscriber>::max_level_hint(&self.filter)
+    }
+
+    fn event(&self, event: &Event<'_>) {
         SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
             Ok(mut scratch) => self.write(event, &mut scratch),
             // The `Debug` of a field logs, or panicked into our hook.
             Err(_) => self.write(event, &mut Scratch::new()),
         });
     }
+
+    // None is ever enabled.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
