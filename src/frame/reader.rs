@@ -136,6 +136,19 @@ impl Reader {
         if valid { Ok(is_text) } else { Err(Fault::Utf8) }
     }
 
+    /// The same for a message that came in one frame, whole: its text, if it is text.
+    ///
+    /// # Errors
+    /// Text that is not UTF-8.
+    pub fn text<'a>(&mut self, payload: &'a [u8]) -> Result<Option<&'a str>, Fault> {
+        match self.open.take() {
+            Some(open) if open.opcode == Opcode::Text => simdutf8::basic::from_utf8(payload)
+                .map(Some)
+                .map_err(|_| Fault::Utf8),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether a message has begun whose end has not come.
     #[must_use]
     pub fn is_inside_message(&self) -> bool {

@@ -39,6 +39,6 @@ pub use problem::Problem;
 pub use query::{DECIDING_PARAMETERS, DEFAULT_INACTIVITY_TIMEOUT, Query};
 pub use recording::{Crossed, RECORDING_VERSION, Recorded, RecordingHead};
 pub use request::{Endpoint, Route, route, route_of_path};
-pub use scan::scan;
+pub use scan::{scan, scan_text};
 pub use scrub::Secrets;
 pub use server_message::{ServerError, ServerKind, ServerMessage, look};

@@ -26,6 +26,14 @@ use super::{ClientMessage, Dialect, InvalidMessage};
 /// See [`InvalidMessage`].
 pub fn scan(dialect: Dialect, payload: &[u8]) -> Result<ClientMessage<'_>, InvalidMessage> {
     let text = simdutf8::basic::from_utf8(payload).map_err(|_| InvalidMessage::NotUtf8)?;
+    scan_text(dialect, text)
+}
+
+/// The same for what is known to be UTF-8.
+///
+/// # Errors
+/// See [`InvalidMessage`].
+pub fn scan_text(dialect: Dialect, text: &str) -> Result<ClientMessage<'_>, InvalidMessage> {
     // Filled in place: the struct is large enough for moves to show in the time of a scan.
     let mut message = ClientMessage::new(dialect);
     match plain::text_alone(text) {

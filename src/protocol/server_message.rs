@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr_iter, memchr2};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::json::{Any, FaultCell, Key, Value};
@@ -137,6 +137,9 @@ const AUDIO_FIRST: &str = "{\"audio\":";
 
 const AUDIO_KEY: &str = "\"audio\"";
 
+/// Up to here it is cheaper to look at every quote than to search for keys.
+const FEW_BYTES: usize = 128;
+
 static AUDIO: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(AUDIO_KEY));
 /// How the keys begin that tell an end.
 static IS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"is"));
@@ -145,23 +148,37 @@ static CONTEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"cont
 impl<'a> ServerMessage<'a> {
     /// Takes in what stands before or after the audio.
     fn look_around(&mut self, json: &'a [u8]) {
-        let is_true = |at, key: &str| {
-            json[at..].starts_with(key.as_bytes())
-                && value_of(json, at, key.len()).is_some_and(|v| json[v..].starts_with(b"true"))
-        };
-        for at in IS.find_iter(json) {
-            self.is_final |= is_true(at, "\"isFinal\"") || is_true(at, "\"is_final\"");
-            self.is_turn_final |= is_true(at, "\"is_final_audio_for_turn\"");
+        if json.len() <= FEW_BYTES {
+            for at in memchr_iter(b'"', json) {
+                self.look_at(json, at);
+            }
+        } else {
+            for at in IS.find_iter(json).chain(CONTEXT.find_iter(json)) {
+                self.look_at(json, at);
+            }
         }
-        for at in CONTEXT.find_iter(json) {
-            for key in ["\"contextId\"", "\"context_id\""] {
-                if json[at..].starts_with(key.as_bytes()) {
-                    let value = value_of(json, at, key.len());
-                    self.context = value
-                        .and_then(|v| string_at(json, v))
-                        .or(self.context.take());
+    }
+
+    /// Takes in the member whose key stands at `at`, if it means anything.
+    fn look_at(&mut self, json: &'a [u8], at: usize) {
+        let value_under = |key: &str| {
+            json[at..]
+                .starts_with(key.as_bytes())
+                .then(|| value_of(json, at, key.len()))?
+        };
+        let is_true = |key| value_under(key).is_some_and(|v| json[v..].starts_with(b"true"));
+        match json.get(at + 1) {
+            Some(b'i') => {
+                self.is_final |= is_true("\"isFinal\"") || is_true("\"is_final\"");
+                self.is_turn_final |= is_true("\"is_final_audio_for_turn\"");
+            }
+            Some(b'c') => {
+                for key in ["\"contextId\"", "\"context_id\""] {
+                    let context = value_under(key).and_then(|v| string_at(json, v));
+                    self.context = context.or(self.context.take());
                 }
             }
+            _ => {}
         }
     }
 }

@@ -17,7 +17,10 @@ const STRICT_RATE: u32 = 10;
 /// seconds. A rate that was set low is meant strictly, and so is that of frames.
 #[derive(Debug)]
 pub(super) struct Bucket {
-    per_second: u32,
+    /// How long a token takes to come.
+    cost: Duration,
+    /// How long the whole bucket takes.
+    depth: Duration,
     has_burst: bool,
     /// When the bucket would be full again (the generic cell rate algorithm's arrival time).
     full_at: Instant,
@@ -26,30 +29,29 @@ pub(super) struct Bucket {
 impl Bucket {
     /// For messages.
     pub(super) fn of_messages(per_second: u32, now: Instant) -> Self {
-        Self {
-            per_second,
-            has_burst: true,
-            full_at: now,
-        }
+        Self::new(per_second, true, now)
     }
 
     /// For frames of any kind; holds one second's worth.
     pub(super) fn of_frames(per_second: u32, now: Instant) -> Self {
-        Self {
-            has_burst: false,
-            ..Self::of_messages(per_second, now)
-        }
+        Self::new(per_second, false, now)
+    }
+
+    fn new(per_second: u32, has_burst: bool, now: Instant) -> Self {
+        let mut bucket = Self {
+            cost: Duration::ZERO,
+            depth: Duration::ZERO,
+            has_burst,
+            full_at: now,
+        };
+        bucket.set_rate(per_second);
+        bucket
     }
 
     /// Takes one token; says whether there was one.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let cost = Duration::from_secs(1) / self.per_second.max(1);
-        let full_at = self.full_at.max(now) + cost;
-        let burst = match self.has_burst {
-            true => (self.per_second / STRICT_RATE).clamp(1, LONGEST_BURST),
-            false => 1,
-        };
-        if full_at > now + Duration::from_secs(burst.into()) {
+        let full_at = self.full_at.max(now) + self.cost;
+        if full_at > now + self.depth {
             return false;
         }
         self.full_at = full_at;
@@ -57,7 +59,12 @@ impl Bucket {
     }
 
     pub(super) fn set_rate(&mut self, per_second: u32) {
-        self.per_second = per_second;
+        self.cost = Duration::from_secs(1) / per_second.max(1);
+        let seconds = match self.has_burst {
+            true => (per_second / STRICT_RATE).clamp(1, LONGEST_BURST),
+            false => 1,
+        };
+        self.depth = Duration::from_secs(seconds.into());
     }
 }
 

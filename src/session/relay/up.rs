@@ -8,7 +8,9 @@ use super::super::{SessionEnd, Transport};
 use super::{Relay, Taken, Waiting, is_data};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
 use crate::ids::{Side, VoiceId};
-use crate::protocol::{ClientMessage, Problem, scan, with_voices_rewritten, without_credentials};
+use crate::protocol::{
+    ClientMessage, Problem, scan_text, with_voices_rewritten, without_credentials,
+};
 use crate::quota::Refusal;
 
 /// Where the client's side of the conversation stands.
@@ -142,7 +144,11 @@ where
                 .payload(&message[start..], frame.fin)
                 .map_err(faulty)?;
             if frame.fin {
-                return self.on_client_message(cx, None, &message, is_text);
+                let text = match is_text {
+                    true => Some(std::str::from_utf8(&message).map_err(|_| faulty(Fault::Utf8))?),
+                    false => None,
+                };
+                return self.on_client_message(cx, None, text);
             }
             self.up.assembled = message;
             return Ok(());
@@ -157,8 +163,8 @@ where
                     self.on_client_close(cx, close);
                 }
                 Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                    let is_text = self.client.reader.payload(payload, true).map_err(faulty)?;
-                    self.on_client_message(cx, Some(&bytes[..frame.len]), payload, is_text)?;
+                    let text = self.client.reader.text(payload).map_err(faulty)?;
+                    self.on_client_message(cx, Some(&bytes[..frame.len]), text)?;
                 }
             }
             Ok(())
@@ -180,22 +186,23 @@ where
         self.client_close = Some((close, self.now));
     }
 
-    /// Judges and charges one message. `frame` is the frame it came in, if it came in one.
+    /// Judges and charges one message; `text` is none when it is binary. `frame` is the frame it
+    /// came in, if it came in one.
     fn on_client_message(
         &mut self,
         cx: &mut Context<'_>,
         frame: Option<&[u8]>,
-        payload: &[u8],
-        is_text: bool,
+        text: Option<&str>,
     ) -> Result<(), SessionEnd> {
         if !self.messages.take(self.now) {
             return Err(self.too_fast());
         }
-        if !is_text {
+        let Some(text) = text else {
             return Err(SessionEnd::Refused(Problem::binary_message()));
-        }
-        let message = scan(self.terms.dialect, payload)
+        };
+        let message = scan_text(self.terms.dialect, text)
             .map_err(|invalid| SessionEnd::Refused(Problem::from(invalid)))?;
+        let payload = text.as_bytes();
         let rewritten = self.rewrite(&message, payload)?;
         self.last_message = self.now;
         let kind = message.kind(!self.up.has_spoken);
