@@ -172,7 +172,7 @@ impl<'a> ClientMessage<'a> {
     }
 
     pub(super) fn count(&mut self) {
-        let length = self.texts().map(|text| text.chars().count() as u64).sum();
+        let length = self.texts().map(scalar_values).sum();
         let is_free = !self.dialect.is_dialogue()
             && self
                 .text
@@ -204,6 +204,15 @@ impl<'a> ClientMessage<'a> {
         self.has_unreadable_voices |= voice.is_none() && !is_null;
         voice
     }
+}
+
+fn scalar_values(text: &str) -> u64 {
+    // ASCII is told faster than counted.
+    let count = match text.is_ascii() {
+        true => text.len(),
+        false => text.chars().count(),
+    };
+    count as u64
 }
 
 impl fmt::Debug for ClientMessage<'_> {

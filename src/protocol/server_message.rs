@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use memchr::{memchr, memchr_iter, memchr2};
+use memchr::{memchr, memchr2};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 use super::json::{Any, FaultCell, Key, Value};
@@ -137,7 +137,7 @@ const AUDIO_FIRST: &str = "{\"audio\":";
 
 const AUDIO_KEY: &str = "\"audio\"";
 
-/// Up to here it is cheaper to look at every quote than to search for keys.
+/// Up to here it is cheaper to look at every byte than to search for keys.
 const FEW_BYTES: usize = 128;
 
 static AUDIO: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(AUDIO_KEY));
@@ -149,8 +149,10 @@ impl<'a> ServerMessage<'a> {
     /// Takes in what stands before or after the audio.
     fn look_around(&mut self, json: &'a [u8]) {
         if json.len() <= FEW_BYTES {
-            for at in memchr_iter(b'"', json) {
-                self.look_at(json, at);
+            for (at, start) in json.windows(2).enumerate() {
+                if matches!(start, [b'"', b'i' | b'c']) {
+                    self.look_at(json, at);
+                }
             }
         } else {
             for at in IS.find_iter(json).chain(CONTEXT.find_iter(json)) {

@@ -27,6 +27,9 @@ pub(super) struct Intake<'a> {
     /// Bytes that something still has to come behind, or that are to be more than `buffer` holds.
     carried: Vec<u8>,
     needs: usize,
+    /// Whether there was no more to read behind what was read last; the stream wakes the task when
+    /// there is.
+    is_dry: bool,
 }
 
 impl Carry {
@@ -41,6 +44,7 @@ impl Carry {
             held: 0..0,
             carried: self.bytes,
             needs: self.needs,
+            is_dry: false,
         }
     }
 }
@@ -79,6 +83,9 @@ impl Intake<'_> {
         cx: &mut Context<'_>,
         stream: &mut S,
     ) -> Poll<io::Result<usize>> {
+        if self.is_dry {
+            return Poll::Pending;
+        }
         if self.needs > self.buffer.len() {
             return self.poll_read_long(cx, stream);
         }
@@ -87,7 +94,8 @@ impl Intake<'_> {
             self.buffer.copy_within(self.held.clone(), 0);
             self.held = 0..len;
         }
-        let n_read = ready!(poll_fill(stream, cx, &mut self.buffer[len..]))?;
+        let (n_read, is_dry) = ready!(poll_fill(stream, cx, &mut self.buffer[len..]))?;
+        self.is_dry = is_dry;
         if !self.carried.is_empty() {
             self.buffer[..len].copy_from_slice(&self.carried);
             self.carried = Vec::new();
@@ -136,12 +144,13 @@ impl Intake<'_> {
     }
 }
 
-/// Reads into `room`, which is not empty, until it is full or there is no more for now.
+/// Reads into `room`, which is not empty, until it is full or there is no more for now; says how
+/// much, and whether the stream wakes the task when there is more.
 fn poll_fill<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
     room: &mut [u8],
-) -> Poll<io::Result<usize>> {
+) -> Poll<io::Result<(usize, bool)>> {
     let mut room = ReadBuf::new(room);
     loop {
         let before = room.filled().len();
@@ -151,7 +160,7 @@ fn poll_fill<S: AsyncRead + Unpin>(
             Poll::Ready(Ok(())) if len > before && room.remaining() > 0 => {}
             Poll::Ready(Err(error)) if len == 0 => return Poll::Ready(Err(error)),
             Poll::Pending if len == 0 => return Poll::Pending,
-            _ => return Poll::Ready(Ok(len)),
+            _ => return Poll::Ready(Ok((len, polled.is_pending()))),
         }
     }
 }

@@ -115,6 +115,7 @@ impl Tap {
         bytes: usize,
         now: Instant,
     ) {
+        let since_start = now - self.started;
         self.has_news = true;
         self.counts.messages_up += 1;
         self.counts.bytes_up += bytes as u64;
@@ -122,7 +123,6 @@ impl Tap {
         self.count_kind(Side::Client, kind.as_str(), bytes);
         if message.characters > 0 {
             self.context(message.context.as_deref()).characters += message.characters;
-            let since_start = now - self.started;
             self.counts.first_text.get_or_insert(since_start);
         }
         let text = self.logs_text.then(|| message.text());
@@ -136,7 +136,7 @@ impl Tap {
             seq = self.counts.messages_up,
             bytes,
             chars = message.characters,
-            since_start_ms = millis(now - self.started),
+            since_start_ms = millis(since_start),
             text = text.as_deref(),
         );
     }

@@ -87,6 +87,27 @@ fn frames_of(pieces: &[Vec<u8>], buffer_len: usize) -> Vec<u8> {
     }
 }
 
+#[test]
+fn who_has_said_that_there_is_no_more_is_not_asked_again_before_the_task_wakes() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let mut stream = Pieces([b"ab".to_vec(), Vec::new(), b"c".to_vec()].into());
+    let mut buffer = [0; 8];
+    let mut intake = Carry::default().resume(&mut buffer);
+    assert!(matches!(
+        intake.poll_read(&mut cx, &mut stream),
+        Poll::Ready(Ok(2))
+    ));
+    intake.consume(2, 1);
+    assert!(intake.poll_read(&mut cx, &mut stream).is_pending());
+    assert_eq!(stream.0.len(), 1, "it would have given more");
+
+    let mut intake = intake.into_carry().resume(&mut buffer);
+    assert!(matches!(
+        intake.poll_read(&mut cx, &mut stream),
+        Poll::Ready(Ok(1))
+    ));
+}
+
 proptest! {
     #[test]
     fn frames_come_whole_however_they_are_cut(
