@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use memchr::memchr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
 
 use super::credential::{Credential, CredentialName};
@@ -36,6 +37,8 @@ pub struct Query {
 #[derive(Clone)]
 struct Pair {
     raw: Box<str>,
+    /// Where in it the name ends.
+    name_len: usize,
 }
 
 impl Query {
@@ -48,7 +51,7 @@ impl Query {
             return query;
         }
         for piece in raw.split('&') {
-            let pair = Pair { raw: piece.into() };
+            let pair = Pair::new(piece);
             // White space around a name could only serve to slip by this comparison.
             match CredentialName::of(pair.name().trim()) {
                 Some(name) => query
@@ -71,7 +74,7 @@ impl Query {
     pub fn get(&self, name: &str) -> Option<Cow<'_, str>> {
         self.pairs
             .iter()
-            .find(|pair| pair.name() == name)
+            .find(|pair| pair.is_called(name))
             .map(Pair::value)
     }
 
@@ -81,7 +84,7 @@ impl Query {
     pub fn is_repeated(&self, name: &str) -> bool {
         self.pairs
             .iter()
-            .filter(|pair| pair.name() == name)
+            .filter(|pair| pair.is_called(name))
             .nth(1)
             .is_some()
     }
@@ -96,20 +99,20 @@ impl Query {
 
     /// Makes `value` the only value of `name`: in the place of the first one, or at the end.
     pub fn set(&mut self, name: &str, value: &str) {
-        let raw = format!(
+        let mut new = Some(Pair::new(&format!(
             "{}={}",
             utf8_percent_encode(name, VALUE),
             utf8_percent_encode(value, VALUE)
-        );
-        let mut new = Some(Pair { raw: raw.into() });
-        self.pairs
-            .retain_mut(|pair| pair.name() != name || new.take().map(|new| *pair = new).is_some());
+        )));
+        self.pairs.retain_mut(|pair| {
+            !pair.is_called(name) || new.take().map(|new| *pair = new).is_some()
+        });
         self.pairs.extend(new);
     }
 
     /// Takes every `name` out.
     pub fn remove(&mut self, name: &str) {
-        self.pairs.retain(|pair| pair.name() != name);
+        self.pairs.retain(|pair| !pair.is_called(name));
     }
 
     /// Whether upstream would see no query at all.
@@ -150,22 +153,37 @@ impl Query {
 }
 
 impl Pair {
-    fn parts(&self) -> (&str, &str) {
-        self.raw.split_once('=').unwrap_or((&self.raw, ""))
+    fn new(raw: &str) -> Self {
+        Self {
+            raw: raw.into(),
+            name_len: memchr(b'=', raw.as_bytes()).unwrap_or(raw.len()),
+        }
     }
 
     fn name(&self) -> Cow<'_, str> {
-        decode(self.parts().0)
+        decode(&self.raw[..self.name_len])
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        // Nothing becomes longer when it is decoded.
+        self.name_len >= name.len() && self.name() == name
     }
 
     fn value(&self) -> Cow<'_, str> {
-        decode(self.parts().1)
+        decode(self.raw.get(self.name_len + 1..).unwrap_or_default())
     }
+}
+
+fn has_escapes(raw: &str) -> bool {
+    raw.bytes().any(|byte| matches!(byte, b'+' | b'%'))
 }
 
 /// Undoes `application/x-www-form-urlencoded` (URL standard section 5.1): `+` is a space, bytes
 /// that are no UTF-8 become U+FFFD.
 fn decode(raw: &str) -> Cow<'_, str> {
+    if !has_escapes(raw) {
+        return raw.into();
+    }
     if !raw.contains('+') {
         return percent_decode(raw.as_bytes()).decode_utf8_lossy();
     }
