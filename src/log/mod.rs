@@ -46,7 +46,7 @@ pub struct Config {
     pub format: Format,
     /// Whether spoken text may stand in the log.
     pub text: Text,
-    /// The least severe level written, or a `tracing` filter such as
+    /// The least severe level written, or levels by target such as
     /// `info,xi_relay::message=off`. `RUST_LOG` wins over it.
     pub level: String,
 }
