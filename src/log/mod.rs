@@ -200,7 +200,9 @@ fn parse(source_name: &'static str, text: &str) -> Result<Targets, Error> {
     if let Some(part) = text.split(',').map(str::trim).find(|part| !is_known(part)) {
         return Err(error(part));
     }
-    text.parse().map_err(|_| error(text))
+    // `Targets` takes a space for a part of the name.
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    parts.join(",").parse().map_err(|_| error(text))
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ fn dependencies_say_nothing_below_info() {
 
 #[test]
 fn message_lines_can_be_turned_off() {
-    let lines = json("info,xi_relay::message=off", || {
+    let lines = json("info, xi_relay::message=off", || {
         info!(target: MESSAGE, seq = 1);
         info!("kept");
     });

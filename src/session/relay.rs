@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
@@ -70,8 +70,6 @@ pub(super) struct Relay<C, U> {
     /// Set once the client has sent its close frame and upstream has been given it.
     client_close: Option<(Close, Instant)>,
     timer: Pin<Box<Sleep>>,
-    /// Whom the timer wakes, once it has been waited for.
-    timer_wakes: Option<Waker>,
 }
 
 /// How many frames a client may send for each message it may send: fragments and pings.
@@ -127,7 +125,6 @@ where
             // The first deadline of a usual session: a timer that has to be moved to an earlier
             // time wakes the runtime.
             timer: Box::pin(tokio::time::sleep_until(now + terms.timing.ping_interval)),
-            timer_wakes: None,
             terms,
         }
     }
@@ -197,9 +194,6 @@ where
     /// Wakes at the earliest deadline. Deadlines that only move on, such as the idle one, are not
     /// re-armed with every message: the timer fires, finds that there is time left, and sleeps on.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
-        if self.timer_will_do(cx) {
-            return Poll::Pending;
-        }
         loop {
             let (deadline, end) = self.next_deadline();
             if deadline <= self.now {
@@ -216,25 +210,9 @@ where
             if self.timer.deadline() > deadline || self.timer.is_elapsed() {
                 self.timer.as_mut().reset(deadline);
             }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                self.timer_wakes = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
+            ready!(self.timer.as_mut().poll(cx));
             self.now = Instant::now();
         }
-    }
-
-    /// Whether the timer, as it was set, wakes this task before any deadline: those of a session
-    /// that flows only move on.
-    fn timer_will_do(&self, cx: &Context<'_>) -> bool {
-        self.now < self.timer.deadline()
-            && self.client_close.is_none()
-            && !self.client.is_stalled()
-            && !self.upstream.is_stalled()
-            && self
-                .timer_wakes
-                .as_ref()
-                .is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 
     fn ping(&mut self, cx: &mut Context<'_>, side: Side) -> Result<(), SessionEnd> {
