@@ -13,8 +13,11 @@ use super::tree::{Node, Origin, Table, Value, get, set};
 /// The largest file that is read for a secret, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// Settings that may be given as `<key>_file`, the path of a file with the value.
-const FROM_FILES: [&str; 2] = ["usage.redis_password", "usage.store"];
+/// Settings that may be given as the path of a file with the value, under the second key.
+const FROM_FILES: [(&str, &str); 2] = [
+    ("usage.redis_password", "usage.redis_password_file"),
+    ("usage.store", "usage.store_file"),
+];
 
 /// Whether the value at this dotted path must not be shown.
 pub(super) fn is_secret(path: &str) -> bool {
@@ -47,10 +50,9 @@ fn read(path: &Path) -> Result<(String, bool), String> {
     Ok((text, metadata.mode() & 0o004 != 0))
 }
 
-/// Puts the contents of files in the place of their `<key>_file`.
+/// Puts the contents of files in the place of the keys that name them.
 pub(super) fn load_files(root: &mut Table, warnings: &mut Vec<String>) -> Result<(), Error> {
-    for key in FROM_FILES {
-        let file_key = format!("{key}_file");
+    for (key, file_key) in FROM_FILES {
         let file_path: Vec<&str> = file_key.split('.').collect();
         let path: Vec<&str> = key.split('.').collect();
         let Some(node) = remove(root, &file_path) else {
