@@ -43,8 +43,7 @@ impl Style {
         match self {
             Self::Json => {
                 let template = templates.of(metadata);
-                out.extend_from_slice(JSON_START);
-                out.extend_from_slice(time);
+                push_json_time(out, time);
                 out.extend_from_slice(&template.head);
                 event.record(&mut Json { out, template });
                 out.extend_from_slice(b"}\n");
@@ -62,8 +61,7 @@ impl Style {
         const TARGET: &str = "xi_relay::log";
         match self {
             Self::Json => {
-                out.extend_from_slice(JSON_START);
-                out.extend_from_slice(time);
+                push_json_time(out, time);
                 push_json_head(out, Level::WARN, TARGET);
                 let rest = format!(r#","message":"{count} log lines dropped","dropped":{count}}}"#);
                 out.extend_from_slice(rest.as_bytes());
@@ -91,7 +89,10 @@ fn name(field: &Field) -> &'static str {
     name.strip_prefix("r#").unwrap_or(name)
 }
 
-const JSON_START: &[u8] = b"{\"timestamp\":\"";
+fn push_json_time(out: &mut Vec<u8>, time: &[u8; TIME_LENGTH]) {
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    out.extend_from_slice(time);
+}
 
 /// Appends what stands between the time and the fields.
 fn push_json_head(out: &mut Vec<u8>, level: Level, target: &str) {

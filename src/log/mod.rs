@@ -197,11 +197,11 @@ fn parse(source_name: &'static str, text: &str) -> Result<Targets, Error> {
         source_name,
         part: text::cut(part, 64).into(),
     };
-    if let Some(part) = text.split(',').map(str::trim).find(|part| !is_known(part)) {
+    // `Targets` would take a space for a part of the name.
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    if let Some(part) = parts.iter().find(|part| !is_known(part)) {
         return Err(error(part));
     }
-    // `Targets` takes a space for a part of the name.
-    let parts: Vec<_> = text.split(',').map(str::trim).collect();
     parts.join(",").parse().map_err(|_| error(text))
 }
 

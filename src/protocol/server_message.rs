@@ -103,7 +103,13 @@ pub fn look(payload: &[u8]) -> ServerMessage<'_> {
 /// For messages with audio. What stands in quotes here is a key or a string of its own: inside of
 /// a string every quote has a backslash before it.
 fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
-    let start = audio_start(payload)?;
+    let is_first = payload.starts_with(AUDIO_FIRST.as_bytes());
+    let start = match is_first {
+        true => skip_space(payload, AUDIO_FIRST.len()),
+        false => AUDIO
+            .find_iter(payload)
+            .find_map(|at| value_of(payload, at, AUDIO_KEY.len()))?,
+    };
     let audio = payload[start..].strip_prefix(b"\"")?;
     let length = memchr(b'"', audio)?;
     if may_have_escapes(&audio[..length]) {
@@ -114,25 +120,13 @@ fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
         ..ServerMessage::default()
     };
     seen.look_around(&audio[length + 1..]);
-    // But for a space.
-    if start > AUDIO_FIRST.len() + 1 {
+    if !is_first {
         seen.look_around(&payload[..start]);
     }
     Some(seen)
 }
 
-/// Where the value of the audio starts.
-fn audio_start(payload: &[u8]) -> Option<usize> {
-    // Upstream writes it first.
-    if payload.starts_with(AUDIO_FIRST.as_bytes()) {
-        return Some(skip_space(payload, AUDIO_FIRST.len()));
-    }
-    AUDIO
-        .find_iter(payload)
-        .find_map(|at| value_of(payload, at, AUDIO_KEY.len()))
-}
-
-/// The start of a message whose first member is the audio.
+/// The start of a message whose first member is the audio, as upstream writes it.
 const AUDIO_FIRST: &str = "{\"audio\":";
 
 const AUDIO_KEY: &str = "\"audio\"";

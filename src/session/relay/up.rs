@@ -144,10 +144,8 @@ where
                 .payload(&message[start..], frame.fin)
                 .map_err(faulty)?;
             if frame.fin {
-                let text = match is_text {
-                    true => Some(std::str::from_utf8(&message).map_err(|_| faulty(Fault::Utf8))?),
-                    false => None,
-                };
+                let text = is_text.then(|| std::str::from_utf8(&message)).transpose();
+                let text = text.map_err(|_| faulty(Fault::Utf8))?;
                 return self.on_client_message(cx, None, text);
             }
             self.up.assembled = message;
