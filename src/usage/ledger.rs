@@ -108,18 +108,28 @@ pub struct Record {
     pub format: String,
     pub started_ms: i64,
     pub ended_ms: i64,
+    #[serde(default)]
     pub characters_asked: Characters,
+    #[serde(default)]
     pub characters_forwarded: Characters,
+    #[serde(default)]
     pub characters_refused: Characters,
+    #[serde(default)]
     pub milli_credits: u64,
+    #[serde(default)]
     pub audio_ms: u64,
+    #[serde(default)]
     pub messages_up: u64,
+    #[serde(default)]
     pub messages_down: u64,
+    #[serde(default)]
     pub bytes_up: u64,
+    #[serde(default)]
     pub bytes_down: u64,
     #[serde(default)]
     pub first_audio_ms: Option<u64>,
     pub ending: String,
+    #[serde(default)]
     pub close_code: u16,
     #[serde(default)]
     pub trace_id: Option<String>,
@@ -200,6 +210,43 @@ impl Record {
     #[must_use]
     pub fn day(&self) -> Day {
         Day::of_ms(self.started_ms)
+    }
+}
+
+/// [`Record::opened`] as a store may keep it: read as a [`Record`], it is the same. What is nothing yet
+/// is left out, since it is written for every session and hardly ever read.
+#[derive(Serialize)]
+pub(crate) struct Opened<'a> {
+    session: String,
+    client: &'a ClientId,
+    plan: &'a str,
+    endpoint: &'a str,
+    voice: &'a str,
+    model: &'a str,
+    format: &'a str,
+    started_ms: i64,
+    ended_ms: i64,
+    milli_credits: u64,
+    ending: &'a str,
+    outcome: Outcome,
+}
+
+impl<'a> Opened<'a> {
+    pub(crate) fn new(opening: &'a Opening) -> Self {
+        Self {
+            session: opening.session.to_string(),
+            client: &opening.client,
+            plan: &opening.plan,
+            endpoint: opening.endpoint,
+            voice: &opening.voice,
+            model: &opening.model,
+            format: &opening.format,
+            started_ms: opening.started_ms,
+            ended_ms: opening.started_ms,
+            milli_credits: opening.milli_rate,
+            ending: "lost",
+            outcome: Outcome::Lost,
+        }
     }
 }
 
@@ -530,6 +577,24 @@ fn row(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_live_session_reads_as_its_record() {
+        let opening = Opening {
+            session: SessionId::random(),
+            client: ClientId::parse("anna").unwrap(),
+            plan: "default".into(),
+            endpoint: "stream-input",
+            voice: "\"v\"".into(),
+            model: "m".into(),
+            format: "f".into(),
+            started_ms: 7,
+            milli_rate: 500,
+        };
+        let kept = serde_json::to_string(&Opened::new(&opening)).unwrap();
+        let record: Record = serde_json::from_str(&kept).unwrap();
+        assert_eq!(record, Record::opened(&opening));
+    }
 
     #[test]
     fn days_are_read_as_they_are_written() {

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::batch::Batch;
 use crate::ids::{ClientId, SessionId};
+use crate::usage::ledger::Opened;
 use crate::usage::store::TokenKey;
 use crate::usage::window::{FIRST_SHARE, WINDOWS_KEPT, grant};
 use crate::usage::{
@@ -130,7 +131,7 @@ fn n_live(db: &Connection, client: &ClientId, owner: &str, now_ms: i64) -> Resul
 }
 
 fn opened(opening: &Opening) -> Result<String> {
-    serde_json::to_string(&Record::opened(opening))
+    serde_json::to_string(&Opened::new(opening))
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
