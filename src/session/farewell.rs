@@ -185,12 +185,13 @@ async fn heard_close<S: AsyncRead + Unpin>(
 /// Reads what is under way, to the end of the stream or until it is plain that there is no end.
 async fn drain<S: AsyncRead + Unpin>(stream: &mut S) {
     // On the heap: in the future it would count for every session from its start.
-    let mut sink = vec![0; 4096];
+    let mut sink = Vec::with_capacity(4096);
     let mut left = MAX_DRAINED_BYTES;
     while left > 0 {
-        match stream.read(&mut sink).await {
+        match stream.read_buf(&mut sink).await {
             Ok(n_read) if n_read > 0 => left = left.saturating_sub(n_read),
             _ => return,
         }
+        sink.clear();
     }
 }

@@ -146,6 +146,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         self.stalled_since.is_some()
     }
 
+    /// Whether nothing of the relay's is on its way to the peer.
+    pub(super) fn is_settled(&self) -> bool {
+        self.stalled_since.is_none() && !self.needs_flush && self.pongs_due.is_empty()
+    }
+
     /// When the peer has had long enough to read, if it is not reading.
     pub(super) fn stall_deadline(&self, patience: Duration) -> Option<Instant> {
         self.stalled_since.map(|since| since + patience)

@@ -8,6 +8,7 @@ mod intake;
 mod ledger;
 mod leg;
 mod opening;
+mod parts;
 mod recorder;
 mod registry;
 mod relay;

@@ -17,6 +17,7 @@ use super::bucket::Bucket;
 use super::farewell::Parting;
 use super::intake::Intake;
 use super::leg::Leg;
+use super::parts::Parts;
 use super::recorder::Recorder;
 use super::tap::Tap;
 use super::{Live, SessionEnd, Timing, Transport};
@@ -131,17 +132,59 @@ where
 
     /// Forwards frames until the session ends, and says why it did.
     pub(super) async fn run(&mut self) -> SessionEnd {
+        let mut parts = None;
         std::future::poll_fn(|cx| {
-            let polled = self.poll(cx);
+            let parts = match &mut parts {
+                Some(parts) if Parts::are_of(parts, cx) => parts,
+                parts => parts.insert(Parts::new(cx)),
+            };
+            let polled = self.poll(parts);
             self.tap.publish(&self.live);
             polled
         })
         .await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+    /// One turn: each part that was woken, or all of them while anything waits to be written, since
+    /// then the one may have to go on with what the other has begun.
+    fn poll(&mut self, parts: &Parts) -> Poll<SessionEnd> {
         self.now = Instant::now();
-        while let Poll::Ready(orders) = self.live.poll_orders(cx) {
+        let is_settled = self.is_settled();
+        let [rest, down, up] =
+            [&parts.rest, &parts.down, &parts.up].map(|part| part.take_woken() || !is_settled);
+        if rest && let Poll::Ready(end) = self.poll_orders(&mut parts.rest.context()) {
+            return Poll::Ready(end);
+        }
+        // Upstream first: what it has sent is worth more than what it would be asked for next.
+        if down && let Poll::Ready(end) = self.poll_down(&mut parts.down.context()) {
+            return Poll::Ready(end);
+        }
+        if up && let Poll::Ready(end) = self.poll_up(&mut parts.up.context()) {
+            return Poll::Ready(end);
+        }
+        if !rest && self.is_settled() {
+            // No deadline has come nearer, and the timer wakes its part.
+            return Poll::Pending;
+        }
+        let cx = &mut parts.rest.context();
+        // What the client sent may have called for an answer on its own leg.
+        if let Err(end) = self.pay_pongs(cx) {
+            return Poll::Ready(end);
+        }
+        self.poll_timer(cx)
+    }
+
+    /// Whether no part waits for anything but what wakes it.
+    fn is_settled(&self) -> bool {
+        self.client.is_settled()
+            && self.upstream.is_settled()
+            && self.up.waiting.is_none()
+            && self.client_close.is_none()
+    }
+
+    fn poll_orders(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        loop {
+            let orders = ready!(self.live.poll_orders(cx));
             if let Some(end) = orders.end {
                 return Poll::Ready(end);
             }
@@ -149,18 +192,6 @@ where
                 self.set_limits(limits);
             }
         }
-        // Upstream first: what it has sent is worth more than what it would be asked for next.
-        if let Poll::Ready(end) = self.poll_down(cx) {
-            return Poll::Ready(end);
-        }
-        if let Poll::Ready(end) = self.poll_up(cx) {
-            return Poll::Ready(end);
-        }
-        // What the client sent may have called for an answer on its own leg.
-        if let Err(end) = self.pay_pongs(cx) {
-            return Poll::Ready(end);
-        }
-        self.poll_timer(cx)
     }
 
     fn set_limits(&mut self, limits: Arc<Limits>) {

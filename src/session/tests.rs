@@ -1,10 +1,15 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -168,6 +173,16 @@ async fn stage_over(
     change: impl FnOnce(&mut Terms, &mut Limits),
     recordings: Option<&Recordings>,
 ) -> Stage {
+    stage_through(socket_bytes, |stream| stream, change, recordings).await
+}
+
+/// The session sees its sockets as `wrap` shows them.
+async fn stage_through<S: Transport + Send + 'static>(
+    socket_bytes: usize,
+    wrap: impl Fn(DuplexStream) -> S,
+    change: impl FnOnce(&mut Terms, &mut Limits),
+    recordings: Option<&Recordings>,
+) -> Stage {
     let (client, client_far) = duplex(socket_bytes);
     let (upstream, upstream_far) = duplex(socket_bytes);
     let identity = Directory::open()
@@ -205,11 +220,11 @@ async fn stage_over(
     let live = Arc::clone(registration.live());
     let session = Session {
         client: Peer {
-            stream: client_far,
+            stream: wrap(client_far),
             read_ahead: Vec::new(),
         },
         upstream: Peer {
-            stream: upstream_far,
+            stream: wrap(upstream_far),
             read_ahead: Vec::new(),
         },
         terms,
@@ -402,6 +417,80 @@ async fn a_client_that_does_not_read_is_cut_after_its_time() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_counts_from_when_a_slow_client_has_read_all() {
+    let mut stage = stage_with(|terms, _| terms.inactivity = Duration::from_secs(3)).await;
+    // More than the sockets take: the last of it is written when the client reads.
+    let message = format!(r#"{{"audio":"{}"}}"#, "A".repeat(3 * SOCKET_BYTES));
+    stage.upstream.say(&message).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let read = Instant::now();
+    assert_eq!(stage.client.hear().await, Heard::Text(message));
+    stage
+        .client
+        .expect_ending("input_timeout_exceeded", 1008)
+        .await;
+    assert_eq!(read.elapsed().as_millis(), 3500);
+}
+
+/// A stream that gives one byte a read, so that a message takes more reads than the runtime allows
+/// a turn.
+struct Trickle(DuplexStream);
+
+impl AsyncRead for Trickle {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut byte = [0];
+        let mut one = ReadBuf::new(&mut byte);
+        let polled = Pin::new(&mut self.0).poll_read(cx, &mut one);
+        buf.put_slice(one.filled());
+        polled
+    }
+}
+
+impl AsyncWrite for Trickle {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl Transport for Trickle {
+    fn gather(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_cut_short_loses_neither_bytes_nor_deadlines() {
+    let mut stage = stage_through(SOCKET_BYTES, Trickle, |_, _| {}, None).await;
+    let started = Instant::now();
+    // Before its first turn, in which the timer is asked last: both have spent it by then.
+    let text = format!(r#"{{"text":"{}"}}"#, "so ".repeat(500));
+    let audio = format!(r#"{{"audio":"{}"}}"#, "A".repeat(2000));
+    stage.client.say(&text).await;
+    stage.upstream.say(&audio).await;
+    assert_eq!(stage.upstream.hear().await, Heard::Text(text));
+    assert_eq!(stage.client.hear().await, Heard::Text(audio));
+    stage
+        .client
+        .expect_ending("input_timeout_exceeded", 1008)
+        .await;
+    assert_eq!(started.elapsed().as_millis(), 20_500);
 }
 
 #[tokio::test(start_paused = true)]

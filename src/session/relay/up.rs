@@ -18,7 +18,7 @@ use crate::quota::Refusal;
 pub(super) struct Up {
     /// The payload of a message whose last fragment has not come.
     assembled: Vec<u8>,
-    waiting: Option<Box<Waiting>>,
+    pub(super) waiting: Option<Box<Waiting>>,
     has_spoken: bool,
     /// Whether the client has ended its text; audio goes on.
     pub(super) text_ended: bool,
