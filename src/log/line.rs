@@ -137,13 +137,15 @@ impl Template {
     }
 }
 
-/// A key as it stands in a line. To copy so many bytes as the compiler knows costs a fraction of
-/// copying a few that it does not, so the start is copied with what is behind it.
+/// A key as it stands in a line, with the quote that opens a string behind it. To copy so many bytes
+/// as the compiler knows costs a fraction of copying a few that it does not, so the start is copied
+/// with what is behind it.
 struct Key {
     start: [u8; Self::START_BYTES],
+    /// How long it is with the quote.
     len: usize,
-    /// What is longer than that.
-    rest: Box<[u8]>,
+    /// All of it, when it is longer than `start`.
+    long: Option<Box<[u8]>>,
 }
 
 impl Key {
@@ -152,23 +154,35 @@ impl Key {
     fn new(field: &Field) -> Self {
         let mut text = Vec::new();
         push_json_key(&mut text, field);
-        let len = text.len().min(Self::START_BYTES);
+        text.push(b'"');
+        let len = text.len();
         let mut start = [0; Self::START_BYTES];
-        start[..len].copy_from_slice(&text[..len]);
-        Self {
-            start,
-            len,
-            rest: text[len..].into(),
+        match start.get_mut(..len) {
+            Some(fitting) => {
+                fitting.copy_from_slice(&text);
+                Self {
+                    start,
+                    len,
+                    long: None,
+                }
+            }
+            None => Self {
+                start,
+                len,
+                long: Some(text.into()),
+            },
         }
     }
 
-    fn push_onto(&self, out: &mut Vec<u8>) {
-        let before = out.len();
-        out.extend_from_slice(&self.start);
-        out.truncate(before + self.len);
-        if !self.rest.is_empty() {
-            out.extend_from_slice(&self.rest);
+    /// Appends it, all but the last `n_less` bytes.
+    #[inline]
+    fn push_onto(&self, out: &mut Vec<u8>, n_less: usize) {
+        let after = out.len() + self.len - n_less;
+        match &self.long {
+            None => out.extend_from_slice(&self.start),
+            Some(text) => out.extend_from_slice(text),
         }
+        out.truncate(after);
     }
 }
 
@@ -201,8 +215,16 @@ struct Json<'a> {
 }
 
 impl Json<'_> {
+    /// Begins a field whose value is no string.
+    #[inline]
     fn key(&mut self, field: &Field) {
-        self.template.keys[field.index()].push_onto(self.out);
+        self.template.keys[field.index()].push_onto(self.out, 1);
+    }
+
+    /// Begins a field whose value is a string, up to its first character.
+    #[inline]
+    fn string_key(&mut self, field: &Field) {
+        self.template.keys[field.index()].push_onto(self.out, 0);
     }
 
     fn integer(&mut self, field: &Field, value: impl itoa::Integer) {
@@ -212,8 +234,7 @@ impl Json<'_> {
     }
 
     fn text(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        self.key(field);
-        self.out.push(b'"');
+        self.string_key(field);
         let left_bytes = limit_bytes(field.name());
         let mut escaped = Escaped {
             out: self.out,
@@ -228,8 +249,7 @@ impl Json<'_> {
 
 impl Visit for Json<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.key(field);
-        self.out.push(b'"');
+        self.string_key(field);
         let value = match value.len() > FIELD_LIMIT_BYTES {
             true => cut(value, limit_bytes(field.name())),
             false => value,
