@@ -74,7 +74,7 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Before the task: its turn may begin at once, on another thread.
-        self.has_rung.store(true, Ordering::Release);
+        self.has_rung.swap(true, Ordering::AcqRel);
         self.task.wake_by_ref();
     }
 }

@@ -149,16 +149,18 @@ where
     /// then the one may have to go on with what the other has begun.
     fn poll(&mut self, parts: &Parts) -> Poll<SessionEnd> {
         self.now = Instant::now();
-        let is_settled = self.is_settled();
-        let [rest, down, up] =
-            [&parts.rest, &parts.down, &parts.up].map(|part| part.take_woken() || !is_settled);
+        let all = !self.is_settled();
+        let rest = parts.rest.take_woken() || all;
         if rest && let Poll::Ready(end) = self.poll_orders(&mut parts.rest.context()) {
             return Poll::Ready(end);
         }
         // Upstream first: what it has sent is worth more than what it would be asked for next.
+        let down = parts.down.take_woken() || all;
         if down && let Poll::Ready(end) = self.poll_down(&mut parts.down.context()) {
             return Poll::Ready(end);
         }
+        // What upstream sent may have called for an answer on its own leg.
+        let up = parts.up.take_woken() || all || !self.is_settled();
         if up && let Poll::Ready(end) = self.poll_up(&mut parts.up.context()) {
             return Poll::Ready(end);
         }

@@ -213,8 +213,9 @@ impl Record {
     }
 }
 
-/// [`Record::opened`] as a store may keep it: read as a [`Record`], it is the same. What is nothing yet
-/// is left out, since it is written for every session and hardly ever read.
+/// [`Record::opened`] as SQLite keeps it: read as a [`Record`], it is the same. What is nothing yet is
+/// left out, since it is written for every session and hardly ever read. Redis' scripts calculate with
+/// what they find, so they are given all of it.
 #[derive(Serialize)]
 pub(crate) struct Opened<'a> {
     session: String,

@@ -198,6 +198,21 @@ mod tests {
         assert_eq!(live, [70, 0]);
     }
 
+    /// The writer's own connection does not check.
+    #[test]
+    fn every_outcome_is_one_that_the_ledger_knows() {
+        let db = database();
+        let mut batch = Batch::new(&db);
+        for outcome in [Outcome::Ended, Outcome::Refused, Outcome::Lost] {
+            let session = SessionId::random();
+            let mut record = ended(session);
+            record.outcome = outcome;
+            ops::settle(&mut batch, &Settle::new(client("anna"), session, record)).unwrap();
+        }
+        batch.write().unwrap();
+        assert_eq!(ints(&db, "SELECT count(*) FROM ledger"), [3]);
+    }
+
     #[test]
     fn a_row_that_is_corrected_at_once_is_summed_up_once() {
         let db = database();
