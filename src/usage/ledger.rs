@@ -171,31 +171,32 @@ impl Record {
     /// The row kept for a live session, in case that nobody sees its end: `milli_credits` hold the
     /// rate until [`lose`](Self::lose) multiplies it.
     pub(crate) fn opened(opening: &Opening) -> Self {
-        let row = LedgerRow {
-            session: opening.session,
-            client: opening.client.clone(),
-            plan: opening.plan.clone(),
-            endpoint: opening.endpoint,
-            voice: opening.voice.clone(),
-            model: opening.model.clone(),
-            format: opening.format.clone(),
-            started_ms: opening.started_ms,
-            ended_ms: opening.started_ms,
+        let opened = Opened::new(opening);
+        Self {
+            session: opened.session,
+            client: opened.client.as_str().to_owned(),
+            plan: opened.plan.to_owned(),
+            endpoint: opened.endpoint.to_owned(),
+            voice: opened.voice.to_owned(),
+            model: opened.model.to_owned(),
+            format: opened.format.to_owned(),
+            started_ms: opened.started_ms,
+            ended_ms: opened.ended_ms,
             characters_asked: 0,
             characters_forwarded: 0,
             characters_refused: 0,
-            milli_credits: opening.milli_rate,
+            milli_credits: opened.milli_credits,
             audio_ms: 0,
             messages_up: 0,
             messages_down: 0,
             bytes_up: 0,
             bytes_down: 0,
             first_audio_ms: None,
-            ending: "lost".to_owned(),
+            ending: opened.ending.to_owned(),
             close_code: 0,
             trace_id: None,
-        };
-        Self::new(row, Outcome::Lost)
+            outcome: opened.outcome,
+        }
     }
 
     /// Turns the row kept for a live session into a lost one: what it held counts as forwarded.
