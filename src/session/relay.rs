@@ -132,10 +132,10 @@ where
 
     /// Forwards frames until the session ends, and says why it did.
     pub(super) async fn run(&mut self) -> SessionEnd {
-        let mut parts = None;
+        let mut parts: Option<Parts> = None;
         std::future::poll_fn(|cx| {
             let parts = match &mut parts {
-                Some(parts) if Parts::are_of(parts, cx) => parts,
+                Some(parts) if parts.are_of(cx) => parts,
                 parts => parts.insert(Parts::new(cx)),
             };
             let polled = self.poll(parts);

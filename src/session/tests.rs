@@ -1,15 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use serde_json::Value;
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -18,6 +13,7 @@ use crate::frame::{Close, Opcode, Step, apply_mask, write_close, write_frame};
 use crate::ids::SessionId;
 use crate::protocol::{Dialect, Endpoint, Problem, Secrets};
 use crate::quota::{AdmissionRequest, Limits, PlanConfig, Quota, Rates, RatesConfig};
+use crate::upstream::Chopped;
 use crate::usage;
 
 /// How much a peer's socket takes before it has to be read.
@@ -435,49 +431,15 @@ async fn silence_counts_from_when_a_slow_client_has_read_all() {
     assert_eq!(read.elapsed().as_millis(), 3500);
 }
 
-/// A stream that gives one byte a read, so that a message takes more reads than the runtime allows
-/// a turn.
-struct Trickle(DuplexStream);
-
-impl AsyncRead for Trickle {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut byte = [0];
-        let mut one = ReadBuf::new(&mut byte);
-        let polled = Pin::new(&mut self.0).poll_read(cx, &mut one);
-        buf.put_slice(one.filled());
-        polled
-    }
-}
-
-impl AsyncWrite for Trickle {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-impl Transport for Trickle {
+impl Transport for Chopped {
     fn gather(&self) {}
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_cut_short_loses_neither_bytes_nor_deadlines() {
-    let mut stage = stage_through(SOCKET_BYTES, Trickle, |_, _| {}, None).await;
+    // One byte a read: a message takes more reads than the runtime allows a turn.
+    let wrap = |stream| Chopped::new(stream, 1);
+    let mut stage = stage_through(SOCKET_BYTES, wrap, |_, _| {}, None).await;
     let started = Instant::now();
     // Before its first turn, in which the timer is asked last: both have spent it by then.
     let text = format!(r#"{{"text":"{}"}}"#, "so ".repeat(500));

@@ -2,6 +2,8 @@
 //! kept warm. Knows nothing of clients.
 
 mod base_url;
+#[cfg(test)]
+mod chopped;
 mod dial;
 mod handshake;
 mod http;
@@ -22,6 +24,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
+#[cfg(test)]
+pub(crate) use chopped::Chopped;
 pub use dial::DialError;
 pub use handshake::{Handshake, HandshakeError, Refusal};
 pub use http::{HttpAnswer, HttpError, HttpRequest};

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream as ServerStream;
 
+use super::super::chopped::Chopped;
 use super::super::tickets::Tickets;
 use super::*;
 
@@ -19,47 +20,6 @@ type Server = ServerStream<DuplexStream>;
 
 const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
-
-/// A stream that hands out at most so many bytes at a time.
-#[derive(Debug)]
-struct Chopped {
-    stream: DuplexStream,
-    most: usize,
-    n_writes: usize,
-}
-
-impl AsyncRead for Chopped {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut room = vec![0; self.most.min(buf.remaining())];
-        let mut part = ReadBuf::new(&mut room);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
-        buf.put_slice(part.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Chopped {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.n_writes += 1;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
 
 /// Both ends' configuration, with one certificate that the client trusts.
 struct Ends {
@@ -111,11 +71,7 @@ impl Ends {
     /// A handshake whose last message has not gone out.
     async fn greet(&self, stream: DuplexStream, most: usize) -> io::Result<Client> {
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = Chopped {
-            stream,
-            most,
-            n_writes: 0,
-        };
+        let stream = Chopped::new(stream, most);
         TlsStream::connect(Arc::clone(&self.client), name, stream).await
     }
 }
