@@ -75,8 +75,8 @@ pub struct Books {
     waiting: Mutex<VecDeque<Settle>>,
     /// Wakes the background work: the store has failed, a row waits, or the books are dropped.
     bell: Arc<Notify>,
-    /// One recovery at a time.
-    recovering: tokio::sync::Mutex<()>,
+    /// Whether the lease has been ended for good. Held by the one recovery at a time.
+    has_left: tokio::sync::Mutex<bool>,
 }
 
 /// Opens the store that `config` names and starts its background work on the current runtime.
@@ -132,7 +132,7 @@ impl Books {
             era: AtomicU64::new(0),
             waiting: Mutex::default(),
             bell: Arc::default(),
-            recovering: tokio::sync::Mutex::default(),
+            has_left: tokio::sync::Mutex::default(),
         });
         // A failure is logged and puts the books into the state that the background work ends.
         let _ = books.recover().await;
@@ -413,18 +413,17 @@ impl Books {
     /// store that has failed is waited for a while, if there are rows for it.
     pub async fn close(&self) {
         let closing = async {
+            let mut owed = false;
             loop {
+                owed |= self.has_rows();
                 if self.is_up() {
                     self.write_waiting().await;
-                    // It comes behind the settlements that nobody has waited for; those that fail
-                    // wait as rows by then.
-                    let answer = self.store.close();
-                    let closed = self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, answer);
-                    if let Err(error) = closed.await {
-                        self.fail(Operation::Heartbeat, &error);
+                    if self.end_lease().await {
+                        return;
                     }
+                    owed |= self.has_rows();
                 }
-                if self.counters.rows_waiting.load(Ordering::Relaxed) == 0 {
+                if !owed {
                     return;
                 }
                 tokio::time::sleep(PROBE).await;
@@ -434,9 +433,34 @@ impl Books {
         let _ = timeout(CLOSE_PATIENCE, closing).await;
     }
 
+    fn has_rows(&self) -> bool {
+        self.counters.rows_waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ends the lease. Whether it stays ended: with rows still to write it has to be renewed.
+    async fn end_lease(&self) -> bool {
+        // A heartbeat under way would begin a new one.
+        let mut has_left = self.has_left.lock().await;
+        // It comes behind the settlements that nobody has waited for; those that fail wait as rows
+        // by then.
+        let ended = self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, self.store.close());
+        match ended.await {
+            Ok(()) => *has_left = !self.has_rows(),
+            Err(error) => {
+                self.fail(Operation::Heartbeat, &error);
+            }
+        }
+        *has_left
+    }
+
     #[cfg(test)]
     pub(crate) fn store_for_tests(&self) -> &dyn Store {
         &*self.store
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn beat_for_tests(&self) -> Result<(), Unavailable> {
+        self.recover().await
     }
 
     async fn report<T>(&self, answer: Boxed<'_, T>) -> Result<T, Unavailable> {
@@ -507,7 +531,10 @@ impl Books {
 
     /// Makes this process and its sessions known to the store, and opens the books.
     async fn recover(&self) -> Result<(), Unavailable> {
-        let _one = self.recovering.lock().await;
+        let has_left = self.has_left.lock().await;
+        if *has_left {
+            return Err(Unavailable { maybe_done: false });
+        }
         let failed = |error| self.fail(Operation::Heartbeat, &error);
         let ask = |answer| self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, answer);
         let heartbeat = ask(self.store.heartbeat()).await.map_err(failed)?;

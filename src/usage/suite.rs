@@ -1110,3 +1110,18 @@ async fn a_stop_waits_for_a_locked_file() {
     );
     unlock.join().unwrap();
 }
+
+#[tokio::test]
+async fn a_heartbeat_that_comes_late_begins_no_new_lease() {
+    let place = Place::sqlite();
+    let books = place.open().await;
+    let n_leases = || -> i64 {
+        let db = rusqlite::Connection::open(place.path()).unwrap();
+        let sql = "SELECT count(*) FROM owners WHERE expires_ms > 0";
+        db.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(n_leases(), 1);
+    books.close().await;
+    books.beat_for_tests().await.unwrap_err();
+    assert_eq!(n_leases(), 0);
+}
