@@ -218,7 +218,10 @@ async fn relay_upgraded(
 ) {
     // Without its client the session is settled by being dropped.
     if let Some(peer) = upgraded(on_upgrade).await {
-        relay(gateway, peer, ready, started, place).await;
+        // Not through `relay`: each message would go through one more future.
+        let (session, dialogue_slot) = session(gateway, peer, ready, started);
+        session.await;
+        drop((place, dialogue_slot));
     }
 }
 

@@ -116,13 +116,15 @@ impl Workers {
             // A worker ends only when it is dismissed; whatever else ends it is a failure.
             let _failed = failed.drop_guard();
             let runtime = runtime;
-            runtime.block_on(async {
+            let working = async {
                 tokio::select! {
                     () = dismissed.cancelled() => {}
                     // What it has accepted goes on when it accepts no more.
                     () = serving.then(|()| std::future::pending()) => {}
                 }
-            });
+            };
+            // Boxed, so that it does not lie between the loop of the runtime and what that calls.
+            runtime.block_on(Box::pin(working));
         };
         let thread = thread::Builder::new().name(format!("worker-{index}"));
         self.threads.push(thread.spawn(work)?);

@@ -149,9 +149,15 @@ impl<'a> ServerMessage<'a> {
                 }
             }
         } else {
-            for at in IS.find_iter(json).chain(CONTEXT.find_iter(json)) {
-                self.look_at(json, at);
-            }
+            self.search_around(json);
+        }
+    }
+
+    // Its searchers would take room in the frame of every message.
+    #[inline(never)]
+    fn search_around(&mut self, json: &'a [u8]) {
+        for at in IS.find_iter(json).chain(CONTEXT.find_iter(json)) {
+            self.look_at(json, at);
         }
     }
 
@@ -233,6 +239,7 @@ fn decoded_length(base64: &[u8]) -> u64 {
 }
 
 /// For messages that look different: errors, finals, audio with escapes.
+#[inline(never)]
 fn read(payload: &[u8]) -> Option<ServerMessage<'_>> {
     let text = simdutf8::basic::from_utf8(payload).ok()?;
     let fault = Cell::new(None);

@@ -86,10 +86,17 @@ impl Admission {
         }
         self.charged += characters;
         if self.ahead > 0 && self.meter.runs_low() {
-            self.inner
-                .refill(&self.client, &self.meter, self.basis(), self.ahead);
+            self.refill();
         }
         Some(Ok(()))
+    }
+
+    // Once in many messages, and the task it begins takes kilobytes of a stack frame.
+    #[cold]
+    #[inline(never)]
+    fn refill(&self) {
+        self.inner
+            .refill(&self.client, &self.meter, self.basis(), self.ahead);
     }
 
     /// Asks the store for a message that the block does not cover. Dropping the future is safe at

@@ -16,7 +16,7 @@ mod scratch;
 mod tap;
 mod transport;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,21 +205,26 @@ where
             if let Some(recorder) = relay.recorder.take() {
                 recorder.finish(&end);
             }
-            // What is left to do is allocated only now: most of a session's life is the line above.
-            Box::pin(Self::finish(
-                relay,
-                end,
-                registration,
-                facts,
-                metrics,
-                started,
-            ))
-            .await;
+            Self::finish(relay, end, registration, facts, metrics, started).await;
             drop(live_gauges);
         }
     }
 
-    async fn finish(
+    /// What is left to do is allocated only now, and is code of its own: most of a session's life is
+    /// spent before it, and each of its turns would take a stack frame with room for it.
+    #[inline(never)]
+    fn finish(
+        relay: Box<Relay<C, U>>,
+        end: SessionEnd,
+        registration: Registration,
+        facts: Facts,
+        metrics: Arc<Metrics>,
+        started: Instant,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(Self::end(relay, end, registration, facts, metrics, started))
+    }
+
+    async fn end(
         relay: Box<Relay<C, U>>,
         end: SessionEnd,
         registration: Registration,

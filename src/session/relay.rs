@@ -196,6 +196,7 @@ where
         }
     }
 
+    #[inline(never)]
     fn set_limits(&mut self, limits: Arc<Limits>) {
         let per_second = limits.max_messages_per_second;
         self.messages.set_rate(per_second);
@@ -226,6 +227,7 @@ where
 
     /// Wakes at the earliest deadline. Deadlines that only move on, such as the idle one, are not
     /// re-armed with every message: the timer fires, finds that there is time left, and sleeps on.
+    #[inline(never)]
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         loop {
             let (deadline, end) = self.next_deadline();

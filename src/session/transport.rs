@@ -5,12 +5,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::upstream::{MaybeTls, OverTcp};
 
 /// One side's byte stream.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The end is near: what is written from here on may wait for the shutdown and leave with it.
     fn gather(&self);
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin + OverTcp> Transport for MaybeTls<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static + OverTcp> Transport for MaybeTls<T> {
     /// A close frame, TLS' `close_notify` and TCP's FIN then are one segment instead of three.
     fn gather(&self) {
         #[cfg(target_os = "linux")]

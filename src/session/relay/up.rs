@@ -235,16 +235,22 @@ where
                     (Some(payload), _) => self.masked(payload),
                     (None, frame) => frame.unwrap_or_default().to_vec(),
                 };
-                let reserving = self.admission.reserve(characters);
-                self.up.waiting = Some(Box::new(Waiting {
-                    frame,
-                    characters,
-                    recorded,
-                    reserving,
-                }));
+                self.wait_for(characters, frame, recorded);
                 Ok(())
             }
         }
+    }
+
+    /// Has the characters of a message reserved that is to go up as `frame`.
+    #[inline(never)]
+    fn wait_for(&mut self, characters: u64, frame: Vec<u8>, recorded: Option<Vec<u8>>) {
+        let reserving = self.admission.reserve(characters);
+        self.up.waiting = Some(Box::new(Waiting {
+            frame,
+            characters,
+            recorded,
+            reserving,
+        }));
     }
 
     /// The payload to send instead, when it named a credential or a voice's alias.
