@@ -173,7 +173,7 @@ async fn stage_over(
 }
 
 /// The session sees its sockets as `wrap` shows them.
-async fn stage_through<S: Transport + Send + 'static>(
+async fn stage_through<S: Transport>(
     socket_bytes: usize,
     wrap: impl Fn(DuplexStream) -> S,
     change: impl FnOnce(&mut Terms, &mut Limits),

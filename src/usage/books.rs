@@ -2,7 +2,7 @@
 //! of dead processes, retention, and ledger rows that wait for a store to come back.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct Books {
     /// See [`Books::era`]; odd while the store gets to know this process again.
     era: AtomicU64,
     waiting: Mutex<VecDeque<Settle>>,
+    /// How many rows have left for the store, which has not said what became of them.
+    undecided: Undecided,
     /// Wakes the background work: the store has failed, a row waits, or the books are dropped.
     bell: Arc<Notify>,
     /// Whether the lease has been ended for good. Held by the one recovery at a time.
@@ -131,6 +133,7 @@ impl Books {
             live: Mutex::default(),
             era: AtomicU64::new(0),
             waiting: Mutex::default(),
+            undecided: Undecided::default(),
             bell: Arc::default(),
             has_left: tokio::sync::Mutex::default(),
         });
@@ -274,12 +277,14 @@ impl Books {
         let settle = Arc::new(settle);
         let in_turn = self.is_up() && {
             let (books, kept) = (Arc::downgrade(self), Arc::clone(&settle));
+            let undecided = self.undecided.count(1);
             let failed = move |error: &StoreError| {
                 if let Some(books) = books.upgrade() {
                     books.counters.failed(Operation::Settle);
-                    books.fail(Operation::Settle, error);
                     books.enqueue(Arc::unwrap_or_clone(kept));
+                    books.fail(Operation::Settle, error);
                 }
+                drop(undecided);
             };
             self.store.settle_in_turn(&settle, Box::new(failed))
         };
@@ -433,8 +438,11 @@ impl Books {
         let _ = timeout(CLOSE_PATIENCE, closing).await;
     }
 
+    /// Whether any row is still to be written, as far as is known.
     fn has_rows(&self) -> bool {
-        self.counters.rows_waiting.load(Ordering::Relaxed) > 0
+        // With the lock, so that none is missed on its way from one to the other.
+        let waiting = self.waiting.lock();
+        !waiting.is_empty() || self.undecided.any()
     }
 
     /// Ends the lease. Whether it stays ended: with rows still to write it has to be renewed.
@@ -531,10 +539,12 @@ impl Books {
 
     /// Makes this process and its sessions known to the store, and opens the books.
     async fn recover(&self) -> Result<(), Unavailable> {
-        let has_left = self.has_left.lock().await;
-        if *has_left {
+        let mut has_left = self.has_left.lock().await;
+        if *has_left && !self.has_rows() {
             return Err(Unavailable { maybe_done: false });
         }
+        // With a row that came late, the lease is left to run out.
+        *has_left = false;
         let failed = |error| self.fail(Operation::Heartbeat, &error);
         let ask = |answer| self.ask(Operation::Heartbeat, RECOVERY_DEADLINE, answer);
         let heartbeat = ask(self.store.heartbeat()).await.map_err(failed)?;
@@ -580,10 +590,10 @@ impl Books {
     /// Writes the rows that wait, side by side, so that they share commits.
     async fn write_waiting(&self) {
         loop {
-            let batch: Vec<Settle> = {
+            let (batch, undecided): (Vec<Settle>, _) = {
                 let mut waiting = self.waiting.lock();
                 let n = waiting.len().min(WRITE_BATCH);
-                waiting.drain(..n).collect()
+                (waiting.drain(..n).collect(), self.undecided.count(n))
             };
             if batch.is_empty() {
                 return;
@@ -598,6 +608,7 @@ impl Books {
                 .zip(&written)
                 .filter(|(_, written)| written.is_err());
             waiting.extend(failed.map(|(settle, _)| settle));
+            drop(undecided);
             self.counters
                 .rows_waiting
                 .store(waiting.len() as u64, Ordering::Relaxed);
@@ -632,6 +643,35 @@ impl Books {
                 .await,
             Ok(1..)
         )
+    }
+}
+
+/// Counts rows for as long as what it gives out for them lives.
+#[derive(Default)]
+struct Undecided(Arc<AtomicUsize>);
+
+struct CountedIn {
+    all: Arc<AtomicUsize>,
+    n_rows: usize,
+}
+
+impl Undecided {
+    fn count(&self, n_rows: usize) -> CountedIn {
+        self.0.fetch_add(n_rows, Ordering::AcqRel);
+        CountedIn {
+            all: Arc::clone(&self.0),
+            n_rows,
+        }
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for CountedIn {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.n_rows, Ordering::AcqRel);
     }
 }
 

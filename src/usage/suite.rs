@@ -1111,6 +1111,33 @@ async fn a_stop_waits_for_a_locked_file() {
     unlock.join().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_what_the_store_has_not_decided() {
+    let place = Place::sqlite();
+    let (books, anna) = (place.open().await, client("anna"));
+    let last = opening(&anna);
+    books.admit(&admit(&last)).await.unwrap();
+    let lock = rusqlite::Connection::open(place.path()).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Behind a request that fails, so that the store is known to be down before the row is.
+    let (beat, ()) = tokio::join!(
+        biased;
+        books.beat_for_tests(),
+        books.settle(ended(&anna, last.session))
+    );
+    beat.unwrap_err();
+    let unlock = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(400));
+        lock.execute_batch("COMMIT").unwrap();
+    });
+    books.close().await;
+    let db = rusqlite::Connection::open(place.path()).unwrap();
+    let sql = "SELECT count(*) FROM ledger WHERE outcome = 'ended'";
+    let n_rows: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(n_rows, 1);
+    unlock.join().unwrap();
+}
+
 #[tokio::test]
 async fn a_heartbeat_that_comes_late_begins_no_new_lease() {
     let place = Place::sqlite();
@@ -1121,7 +1148,9 @@ async fn a_heartbeat_that_comes_late_begins_no_new_lease() {
         db.query_row(sql, [], |row| row.get(0)).unwrap()
     };
     assert_eq!(n_leases(), 1);
-    books.close().await;
+    // One that is sent right behind the end, and one after it.
+    let ((), beside) = tokio::join!(biased; books.close(), books.beat_for_tests());
+    beside.unwrap_err();
     books.beat_for_tests().await.unwrap_err();
     assert_eq!(n_leases(), 0);
 }
