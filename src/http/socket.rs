@@ -72,9 +72,9 @@ pub(super) async fn answer(
         return match ready {
             Ok(ready) => {
                 let trace_id = ready.facts.trace_id.clone();
-                tokio::spawn(relay_upgraded(
+                tokio::spawn(relay(
                     gateway,
-                    on_upgrade,
+                    upgraded(on_upgrade),
                     // Boxed, so that the task keeps no room for it once the session has it.
                     Box::new(ready),
                     ask.started,
@@ -109,7 +109,8 @@ pub(super) async fn answer(
         // On a task of its own, so that nothing of the waiting is kept once frames flow.
         if let Some((peer, ready)) = set_up(&gateway, &ask, credential, unauthenticated, peer).await
         {
-            tokio::spawn(relay(gateway, peer, Box::new(ready), ask.started, place));
+            let client = std::future::ready(Some(peer));
+            tokio::spawn(relay(gateway, client, Box::new(ready), ask.started, place));
         }
     });
     upgrade.accept(offered.has_ours, None)
@@ -209,34 +210,22 @@ pub(super) async fn identify(
     Ok(identity)
 }
 
-async fn relay_upgraded(
+/// Relays what `client` says once it is there. Without its client the session is settled by being
+/// dropped.
+async fn relay(
     gateway: Arc<Gateway>,
-    on_upgrade: OnUpgrade,
+    client: impl Future<Output = Option<Peer<ClientStream>>>,
     ready: Box<Ready>,
     started: Instant,
     place: Place,
 ) {
-    // Without its client the session is settled by being dropped.
-    if let Some(peer) = upgraded(on_upgrade).await {
-        // Not through `relay`: each message would go through one more future.
-        let (session, dialogue_slot) = session(gateway, peer, ready, started);
+    if let Some(client) = client.await {
+        // Made in a function of its own: what is moved on from here would still have its room in
+        // this future.
+        let (session, dialogue_slot) = session(gateway, client, ready, started);
         session.await;
         drop((place, dialogue_slot));
     }
-}
-
-async fn relay(
-    gateway: Arc<Gateway>,
-    client: Peer<ClientStream>,
-    ready: Box<Ready>,
-    started: Instant,
-    place: Place,
-) {
-    // Made in a function of its own: what is moved on from here would still have its room in this
-    // future.
-    let (session, dialogue_slot) = session(gateway, client, ready, started);
-    session.await;
-    drop((place, dialogue_slot));
 }
 
 fn session(

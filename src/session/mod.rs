@@ -221,59 +221,50 @@ where
         metrics: Arc<Metrics>,
         started: Instant,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(Self::end(relay, end, registration, facts, metrics, started))
-    }
-
-    async fn end(
-        relay: Box<Relay<C, U>>,
-        end: SessionEnd,
-        registration: Registration,
-        facts: Facts,
-        metrics: Arc<Metrics>,
-        started: Instant,
-    ) {
-        let live = Arc::clone(registration.live());
-        let timing = relay.terms.timing.clone();
-        let mut remains = relay.into_remains(&end);
-        ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
-        ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
-        let upstream_left = farewell::leave_upstream(
-            &mut remains.upstream.stream,
-            &end,
-            remains.has_told_upstream,
-        );
-        let client_left = async {
-            // Settled before the client hears of the end: who comes back at once finds its slot
-            // free.
-            let settling = async {
-                let counts = remains.tap.counts();
-                ledger::settle(&live, remains.admission, counts, &facts, &end).await;
-                drop(registration);
-            };
-            let mut settling = pin!(settling);
-            let Leg {
-                stream,
-                reader,
-                carry,
-                ..
-            } = &mut remains.client;
-            if futures_util::poll!(settling.as_mut()).is_pending() {
-                // What upstream has said does not wait for the store.
-                let parting = remains.parting.as_mut();
-                let held =
-                    parting.map_or_else(Vec::new, |parting| std::mem::take(&mut parting.held));
-                let said = farewell::say(stream, &held, timing.write_timeout);
-                let ((), said) = tokio::join!(settling, said);
-                if said.is_err() {
-                    remains.parting = None;
+        Box::pin(async move {
+            let live = Arc::clone(registration.live());
+            let timing = relay.terms.timing.clone();
+            let mut remains = relay.into_remains(&end);
+            ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
+            ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
+            let upstream_left = farewell::leave_upstream(
+                &mut remains.upstream.stream,
+                &end,
+                remains.has_told_upstream,
+            );
+            let client_left = async {
+                // Settled before the client hears of the end: who comes back at once finds its slot
+                // free.
+                let settling = async {
+                    let counts = remains.tap.counts();
+                    ledger::settle(&live, remains.admission, counts, &facts, &end).await;
+                    drop(registration);
+                };
+                let mut settling = pin!(settling);
+                let Leg {
+                    stream,
+                    reader,
+                    carry,
+                    ..
+                } = &mut remains.client;
+                if futures_util::poll!(settling.as_mut()).is_pending() {
+                    // What upstream has said does not wait for the store.
+                    let parting = remains.parting.as_mut();
+                    let held =
+                        parting.map_or_else(Vec::new, |parting| std::mem::take(&mut parting.held));
+                    let said = farewell::say(stream, &held, timing.write_timeout);
+                    let ((), said) = tokio::join!(settling, said);
+                    if said.is_err() {
+                        remains.parting = None;
+                    }
                 }
-            }
-            if let Some(parting) = remains.parting {
-                farewell::leave(stream, reader, &mut carry.bytes, parting, &timing).await;
-            }
-        };
-        // The client first: its last bytes may be audio.
-        tokio::join!(client_left, upstream_left);
+                if let Some(parting) = remains.parting {
+                    farewell::leave(stream, reader, &mut carry.bytes, parting, &timing).await;
+                }
+            };
+            // The client first: its last bytes may be audio.
+            tokio::join!(client_left, upstream_left);
+        })
     }
 }
 

@@ -1082,59 +1082,58 @@ async fn redis_does_not_readopt_what_has_ended() {
     an_ended_session_is_not_readopted(Place::redis()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_waits_for_a_locked_file() {
-    let place = Place::sqlite();
+/// Books with a session that is let in, what ends it, and a lock on their file.
+async fn locked(place: &Place) -> (Arc<Books>, Settle, rusqlite::Connection) {
     let (books, anna) = (place.open().await, client("anna"));
     let last = opening(&anna);
     books.admit(&admit(&last)).await.unwrap();
     let lock = rusqlite::Connection::open(place.path()).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let unlock = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(700));
+    (books, ended(&anna, last.session), lock)
+}
+
+fn unlock_after(lock: rusqlite::Connection, time: Duration) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
         lock.execute_batch("COMMIT").unwrap();
-    });
-    books.settle(ended(&anna, last.session)).await;
+    })
+}
+
+/// What another process would find in the file.
+fn count(place: &Place, rows: &str) -> i64 {
+    let db = rusqlite::Connection::open(place.path()).unwrap();
+    db.query_row(&format!("SELECT count(*) FROM {rows}"), [], |row| {
+        row.get(0)
+    })
+    .unwrap()
+}
+
+const ENDED: &str = "ledger WHERE outcome = 'ended'";
+const LEASES: &str = "owners WHERE expires_ms > 0";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_a_locked_file() {
+    let place = Place::sqlite();
+    let (books, end, lock) = locked(&place).await;
+    let unlock = unlock_after(lock, Duration::from_millis(700));
+    books.settle(end).await;
     books.close().await;
     // The process would be gone now.
-    let db = rusqlite::Connection::open(place.path()).unwrap();
-    let count = |sql: &str| -> i64 { db.query_row(sql, [], |row| row.get(0)).unwrap() };
-    assert_eq!(
-        count("SELECT count(*) FROM ledger WHERE outcome = 'ended'"),
-        1
-    );
-    assert_eq!(
-        count("SELECT count(*) FROM owners WHERE expires_ms > 0"),
-        0,
-        "the lease has ended"
-    );
+    assert_eq!(count(&place, ENDED), 1);
+    assert_eq!(count(&place, LEASES), 0, "the lease has ended");
     unlock.join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_waits_for_what_the_store_has_not_decided() {
     let place = Place::sqlite();
-    let (books, anna) = (place.open().await, client("anna"));
-    let last = opening(&anna);
-    books.admit(&admit(&last)).await.unwrap();
-    let lock = rusqlite::Connection::open(place.path()).unwrap();
-    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (books, end, lock) = locked(&place).await;
     // Behind a request that fails, so that the store is known to be down before the row is.
-    let (beat, ()) = tokio::join!(
-        biased;
-        books.beat_for_tests(),
-        books.settle(ended(&anna, last.session))
-    );
+    let (beat, ()) = tokio::join!(biased; books.beat_for_tests(), books.settle(end));
     beat.unwrap_err();
-    let unlock = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(400));
-        lock.execute_batch("COMMIT").unwrap();
-    });
+    let unlock = unlock_after(lock, Duration::from_millis(400));
     books.close().await;
-    let db = rusqlite::Connection::open(place.path()).unwrap();
-    let sql = "SELECT count(*) FROM ledger WHERE outcome = 'ended'";
-    let n_rows: i64 = db.query_row(sql, [], |row| row.get(0)).unwrap();
-    assert_eq!(n_rows, 1);
+    assert_eq!(count(&place, ENDED), 1);
     unlock.join().unwrap();
 }
 
@@ -1142,15 +1141,10 @@ async fn a_stop_waits_for_what_the_store_has_not_decided() {
 async fn a_heartbeat_that_comes_late_begins_no_new_lease() {
     let place = Place::sqlite();
     let books = place.open().await;
-    let n_leases = || -> i64 {
-        let db = rusqlite::Connection::open(place.path()).unwrap();
-        let sql = "SELECT count(*) FROM owners WHERE expires_ms > 0";
-        db.query_row(sql, [], |row| row.get(0)).unwrap()
-    };
-    assert_eq!(n_leases(), 1);
+    assert_eq!(count(&place, LEASES), 1);
     // One that is sent right behind the end, and one after it.
     let ((), beside) = tokio::join!(biased; books.close(), books.beat_for_tests());
     beside.unwrap_err();
     books.beat_for_tests().await.unwrap_err();
-    assert_eq!(n_leases(), 0);
+    assert_eq!(count(&place, LEASES), 0);
 }
