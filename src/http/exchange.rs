@@ -20,7 +20,7 @@ use super::refusal::response;
 use crate::frame::Close;
 use crate::ids::Side;
 use crate::protocol::{AudioMeter, Problem};
-use crate::quota::{Admission, Refusal, Reservation};
+use crate::quota::Admission;
 use crate::session::{self, Facts, Live, Registration, SessionEnd, Tap};
 use crate::upstream::{HttpAnswer, HttpError, HttpRequest, Upstream};
 
@@ -197,8 +197,8 @@ impl Up<'_> {
             biased;
             end = ended.as_mut() => return Err(end),
             () = self.head.closed() => return Err(SessionEnd::Lost(Side::Client)),
-            reserved = reserve(admission, characters) => {
-                reserved.map_err(|refusal| SessionEnd::Refused(Problem::from(&refusal)))?
+            held = admission.hold(characters) => {
+                held.map_err(|refusal| SessionEnd::Refused(Problem::from(&refusal)))?
             }
         };
         let answered = tokio::select! {
@@ -212,7 +212,7 @@ impl Up<'_> {
             Err(Unanswered::Failed(HttpError::Connect(_) | HttpError::Key))
         );
         // Dropping the reservation instead gives the characters back.
-        if let Some(reservation) = reservation.filter(|_| has_gone_up) {
+        if has_gone_up {
             let applied = admission.apply(reservation);
             debug_assert!(applied.is_ok(), "what was granted can be applied");
         }
@@ -230,22 +230,6 @@ impl Up<'_> {
 enum Unanswered {
     Ended(SessionEnd),
     Failed(HttpError),
-}
-
-/// Reserves the request's characters, so that no crash can lose them; none where nothing is to be
-/// reserved.
-async fn reserve(
-    admission: &mut Admission,
-    characters: u64,
-) -> Result<Option<Reservation>, Refusal> {
-    if let Some(charged) = admission.try_charge(characters) {
-        return charged.map(|()| None);
-    }
-    let reservation = admission.reserve(characters).await;
-    if reservation.is_granted() {
-        return Ok(Some(reservation));
-    }
-    admission.apply(reservation).map(|()| None)
 }
 
 /// Passes the body on until it ends. The piece that makes it as long as was announced is not sent

@@ -45,13 +45,6 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Whether it brought the characters. They stay reserved, so a crash counts them as spent, until
-    /// it is applied or dropped.
-    #[must_use]
-    pub fn is_granted(&self) -> bool {
-        self.outcome.is_ok()
-    }
-
     /// Takes the characters out, or says why there are none.
     fn redeem(mut self) -> Result<Characters, Refusal> {
         let outcome = std::mem::replace(&mut self.outcome, Err(Refusal::StoreUnavailable));
@@ -61,7 +54,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.outcome.is_ok() {
+        if self.outcome.is_ok() && self.characters > 0 {
             let left = self.meter.fill(self.characters, &self.basis);
             self.inner
                 .give_back_later(self.client.clone(), left.into_iter().collect());
@@ -105,14 +98,7 @@ impl Admission {
         let (reply, answer) = oneshot::channel();
         let (inner, client, meter) = (self.inner.clone(), self.client.clone(), self.meter.clone());
         let (basis, ahead) = (self.basis(), self.ahead);
-        let lost = Reservation {
-            inner: inner.clone(),
-            client: client.clone(),
-            meter: meter.clone(),
-            characters,
-            basis: Basis::default(),
-            outcome: Err(Refusal::StoreUnavailable),
-        };
+        let lost = self.reservation(characters, Basis::default(), Err(Refusal::StoreUnavailable));
         // On a task of its own, so that an answer finds its way into the books even if the session
         // no longer waits for it.
         self.inner.spawn_here(async move {
@@ -131,6 +117,50 @@ impl Admission {
             drop(reply.send(reservation));
         });
         Box::pin(async move { answer.await.unwrap_or(lost) })
+    }
+
+    /// Takes a message's characters out, from the block or the store, for a caller that charges them
+    /// with [`apply`](Self::apply) once it knows that the message has gone up. They stay reserved, so
+    /// a crash counts them as spent, until then.
+    ///
+    /// # Errors
+    /// Why the message must not go up.
+    pub async fn hold(&mut self, characters: Characters) -> Result<Reservation, Refusal> {
+        if let Err(refusal) = self.fits_session(characters) {
+            self.note_refusal(&refusal);
+            return Err(refusal);
+        }
+        let set_aside = match characters {
+            0 => Some(Basis::default()),
+            _ => self.meter.set_aside(characters, self.inner.now_ms()),
+        };
+        if let Some(basis) = set_aside {
+            return Ok(self.reservation(characters, basis, Ok(())));
+        }
+        let reservation = self.reserve(characters).await;
+        match &reservation.outcome {
+            Ok(()) => Ok(reservation),
+            Err(refusal) => {
+                self.note_refusal(refusal);
+                Err(refusal.clone())
+            }
+        }
+    }
+
+    fn reservation(
+        &self,
+        characters: Characters,
+        basis: Basis,
+        outcome: Result<(), Refusal>,
+    ) -> Reservation {
+        Reservation {
+            inner: self.inner.clone(),
+            client: self.client.clone(),
+            meter: self.meter.clone(),
+            characters,
+            basis,
+            outcome,
+        }
     }
 
     /// Charges what a reservation brought.

@@ -86,6 +86,13 @@ impl Meter {
         now_ms < self.valid_until_ms.load(Ordering::Relaxed) && self.take(characters)
     }
 
+    /// The same for what may have to come back: says what it was charged to.
+    pub(super) fn set_aside(&self, characters: Characters, now_ms: i64) -> Option<Basis> {
+        let block = self.block.lock();
+        self.try_take(characters, now_ms)
+            .then(|| block.basis.clone())
+    }
+
     /// How many characters to reserve ahead of a message of `characters`, `most` at most.
     pub(super) fn next_block(&self, characters: Characters, most: Characters) -> Characters {
         let several = characters.saturating_mul(Self::MESSAGES_AHEAD);

@@ -975,6 +975,34 @@ async fn an_http_request_takes_a_vacant_seat_and_leaves_none() {
     assert_eq!(quota.live_sessions(), []);
 }
 
+/// What a request sets aside comes back when it has not gone up, wherever it came from.
+#[tokio::test]
+async fn what_is_held_and_not_applied_costs_nothing() {
+    let place = Place::sqlite();
+    let quota = quota(&place).await;
+    let plan = per_day(100_000_000);
+    let once = || AdmissionRequest {
+        streaming: false,
+        ..request(&plan)
+    };
+    leave_a_seat(&quota, &plan).await;
+    let mut in_a_vacant_seat = quota.admit(once()).await.unwrap();
+    let mut in_a_new_one = quota.admit(once()).await.unwrap();
+    for admission in [&mut in_a_vacant_seat, &mut in_a_new_one] {
+        drop(admission.hold(1000).await.unwrap());
+        assert_eq!(admission.charged(), 0);
+        let held = admission.hold(7).await.unwrap();
+        admission.apply(held).unwrap();
+        assert_eq!(admission.charged(), 7);
+        drop(admission.hold(0).await.unwrap());
+    }
+    settle(in_a_vacant_seat).await;
+    settle(in_a_new_one).await;
+    assert_eq!(used(&quota, Per::Day, NOW).await, 20 + 2 * 7);
+    let usage = quota.books().usage(&Query::default()).await.unwrap();
+    assert_eq!(usage[0].characters, 20 + 2 * 7);
+}
+
 #[tokio::test]
 async fn a_seat_that_is_left_late_goes_back_too() {
     let quota = quota(&Place::memory()).await;
