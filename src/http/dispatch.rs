@@ -18,8 +18,8 @@ use tower::{Layer, Service};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::address::remote_address;
+use super::connection::Connection;
 use super::gateway::{Ask, Gateway};
-use super::load::Load;
 use super::refusal::response;
 use super::{account, cors, lookup, socket, synthesis, tokens};
 use crate::auth::Origin;
@@ -30,14 +30,14 @@ use crate::protocol::{Endpoint, Problem, Query, Route, route_of_path};
 #[derive(Clone)]
 pub(super) struct Remote {
     pub(super) address: IpAddr,
-    pub(super) load: Arc<Load>,
+    pub(super) connection: Arc<Connection>,
 }
 
 /// What is known of a request before its path is looked at.
 struct Caller {
     id: SessionId,
     remote: IpAddr,
-    load: Arc<Load>,
+    connection: Arc<Connection>,
     origin: Option<Origin>,
     started: Instant,
 }
@@ -99,7 +99,10 @@ fn admit(
     started: Instant,
 ) -> Result<Caller, Problem> {
     let parts = &gateway.parts;
-    let Remote { address, load } = head
+    let Remote {
+        address,
+        connection,
+    } = head
         .extensions
         .get::<Remote>()
         .ok_or_else(Problem::system_busy)?;
@@ -114,7 +117,7 @@ fn admit(
     Ok(Caller {
         id,
         remote,
-        load: Arc::clone(load),
+        connection: Arc::clone(connection),
         origin,
         started,
     })
@@ -152,7 +155,7 @@ async fn answer(
     }
     let Caller {
         remote,
-        load,
+        connection,
         origin,
         started,
         ..
@@ -164,7 +167,7 @@ async fn answer(
         voice,
         query,
         remote,
-        load,
+        connection,
         origin,
         started,
     };

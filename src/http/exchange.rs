@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{error_response, passed_headers};
+use super::connection::Connection;
 use super::gateway::{Gateway, Place};
 use super::refusal::response;
 use crate::frame::Close;
@@ -23,6 +24,10 @@ use crate::protocol::{AudioMeter, Problem};
 use crate::quota::Admission;
 use crate::session::{self, Facts, Live, Registration, SessionEnd, Tap};
 use crate::upstream::{HttpAnswer, HttpError, HttpRequest, Upstream};
+
+/// How long a client may take over what is left of a whole answer. At the pace of speech that is half
+/// a minute, with all that may be on its way in buffers.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The status in the log and the ledger of a request whose client did not wait for the answer.
 const CLIENT_GONE: u16 = 499;
@@ -36,8 +41,8 @@ pub(super) struct Exchange {
     pub(super) facts: Facts,
     /// To be charged before the request goes up.
     pub(super) characters: u64,
-    /// Where it runs.
-    pub(super) worker: usize,
+    /// What it came on.
+    pub(super) connection: Arc<Connection>,
     pub(super) request: HttpRequest,
     pub(super) audio: AudioMeter,
     pub(super) started: Instant,
@@ -56,8 +61,10 @@ pub(super) struct Presence {
 /// What goes to the client behind the head of the answer.
 enum Piece {
     Bytes(Bytes),
-    /// The body is whole. Without this the connection breaks off, as it did upstream.
+    /// The body is whole.
     End,
+    /// It is not: the connection breaks off, as it did upstream.
+    BrokenOff,
 }
 
 /// The way to the client: it has room for one piece, so that who reads slowly is read for slowly.
@@ -71,8 +78,8 @@ enum Parting {
     Nothing,
     /// The whole answer.
     Answer(oneshot::Sender<Response>, Response),
-    /// The body's last piece, where it is known to be the last, and its end.
-    Rest(ToClient, Option<Bytes>),
+    /// The body's last piece, where it is known to be the last, and how it ends.
+    Rest(ToClient, Option<Bytes>, Piece),
 }
 
 impl Exchange {
@@ -98,6 +105,7 @@ impl Exchange {
         let live = Arc::clone(self.presence.registration.live());
         let presence = Arc::new(self.presence);
         let metrics = &gateway.parts.metrics;
+        let patience = gateway.parts.timing.write_timeout;
         let _live_gauges = metrics.enter_session(live.identity.client.as_str());
         metrics
             .sessions_started
@@ -107,7 +115,7 @@ impl Exchange {
         let mut ended = pin!(ended(&live, self.deadline, self.expiry));
         let mut up = Up {
             upstream: &gateway.parts.upstream,
-            worker: self.worker,
+            worker: self.connection.worker(),
             live: &live,
             head: &mut head,
         };
@@ -152,10 +160,7 @@ impl Exchange {
                 facts.trace_id = trace_id(&answer);
                 facts.status = Some(status);
                 let (pieces, body) = mpsc::channel(1);
-                let to_client = ToClient {
-                    pieces,
-                    patience: gateway.parts.timing.write_timeout,
-                };
+                let to_client = ToClient { pieces, patience };
                 // The client may be gone, which the first piece will show.
                 let _ = head.send(streamed(&gateway, &answer, body, Arc::clone(&presence)));
                 let (end, last) = tokio::select! {
@@ -164,14 +169,24 @@ impl Exchange {
                     end = down(answer, &to_client, self.audio, &mut tap, &live) => end,
                 };
                 tap.on_answer_end(status, Instant::now());
-                (end, Parting::Rest(to_client, last))
+                let last_piece = match is_complete(&end) {
+                    true => Piece::End,
+                    false => Piece::BrokenOff,
+                };
+                (end, Parting::Rest(to_client, last, last_piece))
             }
         };
         session::summarize(&live, tap.counts(), &facts, &end, self.started);
         session::report(metrics, &live, &mut tap, &facts, &end);
         // Settled before the client has the last of it: who asks again at once finds its slot free.
         session::settle(&live, admission, tap.counts(), &facts, &end).await;
-        parting.send(is_complete(&end)).await;
+        let patience = match &end {
+            // It has had its time.
+            SessionEnd::Stalled(Side::Client) => Duration::ZERO,
+            end if is_complete(end) => LAST_BYTES_TIMEOUT,
+            _ => patience,
+        };
+        self.connection.cut_unless(parting.send(), patience).await;
         drop(presence);
     }
 }
@@ -279,20 +294,19 @@ impl ToClient {
 }
 
 impl Parting {
-    /// Sends it. The client may be gone; there is nobody left to tell then.
-    async fn send(self, is_complete: bool) {
+    /// Sends it, and returns once hyper has taken it. The client may be gone; there is nobody left to
+    /// tell then.
+    async fn send(self) {
         match self {
             Self::Nothing => {}
             Self::Answer(head, response) => drop(head.send(response)),
-            Self::Rest(to_client, last) => {
-                if let Some(last) = last
-                    && to_client.send(Piece::Bytes(last)).await.is_err()
-                {
-                    return;
+            Self::Rest(ToClient { pieces, .. }, last, end) => {
+                for piece in last.map(Piece::Bytes).into_iter().chain([end]) {
+                    if pieces.send(piece).await.is_err() {
+                        return;
+                    }
                 }
-                if is_complete {
-                    let _ = to_client.send(Piece::End).await;
-                }
+                pieces.closed().await;
             }
         }
     }
@@ -310,7 +324,7 @@ fn streamed(
         match pieces.recv().await {
             Some(Piece::Bytes(bytes)) => Some((Ok(bytes), (pieces, presence))),
             Some(Piece::End) => None,
-            None => Some((Err(BrokenOff), (pieces, presence))),
+            Some(Piece::BrokenOff) | None => Some((Err(BrokenOff), (pieces, presence))),
         }
     });
     let mut response = Response::new(Body::from_stream(pieces));

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::address::ConnectionBuckets;
-use super::load::Load;
+use super::connection::Connection;
 use super::{CallerRules, Config};
 use crate::auth::{self, AuthError, Directory, Identity};
 use crate::ids::{SessionId, VoiceId};
@@ -72,7 +72,7 @@ pub struct Gateway {
     /// One permit for each session upstream on the dialogue sockets.
     pub(super) dialogue_slots: Arc<Semaphore>,
     /// One permit for each of upstream's lists that may be held in memory.
-    pub(super) lookups: Semaphore,
+    pub(super) lookups: Arc<Semaphore>,
     pub(super) connections: ConnectionBuckets,
     sockets: AtomicUsize,
     sockets_closed: Notify,
@@ -83,7 +83,7 @@ pub struct Gateway {
 /// both.
 pub(super) struct Place {
     gateway: Arc<Gateway>,
-    _load: Arc<Load>,
+    _connection: Arc<Connection>,
 }
 
 /// What a request asks for, once its head is understood.
@@ -94,7 +94,7 @@ pub(super) struct Ask {
     pub(super) query: Query,
     pub(super) remote: IpAddr,
     /// The connection that it came on.
-    pub(super) load: Arc<Load>,
+    pub(super) connection: Arc<Connection>,
     pub(super) origin: Option<auth::Origin>,
     pub(super) started: Instant,
 }
@@ -108,7 +108,7 @@ impl Gateway {
             rechecking: Mutex::default(),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
             dialogue_slots: Arc::new(Semaphore::new(parts.max_dialogue_sessions)),
-            lookups: Semaphore::new(MAX_LOOKUPS),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             connections: ConnectionBuckets::new(
                 parts.config.connections_per_second,
                 parts.config.connection_burst,
@@ -215,7 +215,7 @@ impl Gateway {
         let taken = self.sockets.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             gateway: Arc::clone(self),
-            _load: Arc::clone(&ask.load),
+            _connection: Arc::clone(&ask.connection),
         };
         if taken >= self.parts.max_sockets {
             Err(Problem::system_busy())
@@ -237,7 +237,7 @@ impl Gateway {
 impl Ask {
     /// The worker that it is served by.
     pub(super) fn worker(&self) -> usize {
-        self.load.worker()
+        self.connection.worker()
     }
 }
 

@@ -19,7 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
-use super::client_stream::ClientStream;
+use super::client_stream::{ClientStream, Patient};
+use super::connection::Connection;
 use super::dispatch::{Remote, service};
 use super::gateway::Gateway;
 use super::operator;
@@ -42,7 +43,7 @@ pub(super) async fn serve_clients(
     gateway: Arc<Gateway>,
     stopped: CancellationToken,
 ) {
-    let header_timeout = gateway.parts.config.header_timeout;
+    let deadlines = Deadlines::of(&gateway);
     let pulse = Arc::new(Pulse::default());
     let ticking = tokio::spawn({
         let pulse = Arc::clone(&pulse);
@@ -67,7 +68,7 @@ pub(super) async fn serve_clients(
         } = accepted;
         let remote = Remote {
             address: remote.ip(),
-            load: Arc::new(load),
+            connection: Arc::new(Connection::new(load)),
         };
         let app = app.clone();
         let acceptor = tls.as_ref().map(|tls| tls.acceptor());
@@ -75,14 +76,14 @@ pub(super) async fn serve_clients(
         tokio::spawn(async move {
             let Some(acceptor) = acceptor else {
                 let stream = ClientStream::Plain(stream);
-                return serve(stream, Some(remote), app, header_timeout, stopped).await;
+                return serve(stream, Some(remote), app, deadlines, stopped).await;
             };
             // Whoever does not speak TLS, or too slowly, is not answered.
             if let Ok(Ok(stream)) =
-                tokio::time::timeout(header_timeout, acceptor.accept(stream)).await
+                tokio::time::timeout(deadlines.header, acceptor.accept(stream)).await
             {
                 let stream = ClientStream::Tls(Box::new(stream));
-                serve(stream, Some(remote), app, header_timeout, stopped).await;
+                serve(stream, Some(remote), app, deadlines, stopped).await;
             }
         });
     }
@@ -94,7 +95,7 @@ pub async fn serve_operator(
     gateway: Arc<Gateway>,
     stopped: CancellationToken,
 ) {
-    let header_timeout = gateway.parts.config.header_timeout;
+    let deadlines = Deadlines::of(&gateway);
     let app = operator::router(gateway);
     let listener = match Listener::new(listener) {
         Ok(listener) => listener,
@@ -107,7 +108,7 @@ pub async fn serve_operator(
         };
         let app = app.clone();
         let stream = ClientStream::Plain(stream);
-        tokio::spawn(serve(stream, None, app, header_timeout, stopped.clone()));
+        tokio::spawn(serve(stream, None, app, deadlines, stopped.clone()));
     }
 }
 
@@ -191,17 +192,43 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// What a connection is allowed to take its time over.
+#[derive(Clone, Copy)]
+struct Deadlines {
+    /// A whole request head.
+    header: Duration,
+    /// Any progress in taking an answer.
+    write: Duration,
+}
+
+impl Deadlines {
+    fn of(gateway: &Gateway) -> Self {
+        Self {
+            header: gateway.parts.config.header_timeout,
+            // What an answer in pieces waits for its client is told apart there, and first.
+            write: 2 * gateway.parts.timing.write_timeout,
+        }
+    }
+}
+
 async fn serve<S, B>(
     stream: ClientStream,
     remote: Option<Remote>,
     app: S,
-    header_timeout: Duration,
+    deadlines: Deadlines,
     stopped: CancellationToken,
 ) where
     S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone + Send,
     S::Future: Send,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    let connection = remote.as_ref().map(|remote| Arc::clone(&remote.connection));
+    let cut = async move {
+        match connection {
+            Some(connection) => connection.is_cut().await,
+            None => std::future::pending().await,
+        }
+    };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         if let Some(remote) = &remote {
             request.extensions_mut().insert(remote.clone());
@@ -210,19 +237,24 @@ async fn serve<S, B>(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(deadlines.header)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, deadlines.write)), service)
         .with_upgrades();
     tokio::pin!(connection);
     // A connection that breaks, or a head that is malformed, concerns its client alone; hyper has
     // answered what can be answered.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = stopped.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+    let served = async {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stopped.cancelled() => {}
         }
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
+    };
+    tokio::select! {
+        () = served => {}
+        () = cut => {}
     }
 }

@@ -1,16 +1,22 @@
 //! `GET /v1/voices`, `/v2/voices` and `/v1/models`: upstream's lists, asked for with the real key
 //! and cut down to what the client's plan allows. Nothing else of the account can be looked up.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
 use http::Method;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue};
 use secrecy::SecretString;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::answer::{error_response, passed_headers};
-use super::gateway::{Ask, Gateway};
+use super::connection::Connection;
+use super::gateway::{Ask, Gateway, Place};
 use super::{identify, synthesis};
 use crate::protocol::{Endpoint, Problem, Shown, with_models_shown, with_voices_shown};
 use crate::quota::Limits;
@@ -19,18 +25,35 @@ use crate::upstream::HttpRequest;
 /// How long upstream may take over a whole list.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the client may then take over it.
+const TAKING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How much of a list is handed to hyper at once.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What a list in memory takes from the others, until nearly all of it is written.
+struct Hold {
+    _place: Place,
+    _permit: OwnedSemaphorePermit,
+}
+
 /// Answers a lookup.
 pub(super) async fn answer(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     ask: &Ask,
     headers: &HeaderMap,
     path_token: Option<SecretString>,
 ) -> Result<Response, Problem> {
     let (identity, limits) = identify::visitor(gateway, ask, headers, path_token).await?;
-    // Lists are long, and each is held whole while it is cut down.
+    let place = gateway.place(ask)?;
+    // Lists are long, and each is held whole while it is cut down and sent.
     let looking = async {
-        let _permit = gateway.lookups.acquire().await;
-        list(gateway, ask, &limits).await
+        let permit = Arc::clone(&gateway.lookups).acquire_owned().await;
+        let hold = Hold {
+            _place: place,
+            _permit: permit.expect("the semaphore is never closed"),
+        };
+        list(gateway, ask, &limits, hold).await
     };
     let answer = tokio::time::timeout(PATIENCE, looking)
         .await
@@ -46,7 +69,12 @@ pub(super) async fn answer(
 }
 
 /// Upstream's list, cut down.
-async fn list(gateway: &Gateway, ask: &Ask, limits: &Limits) -> Result<Response, Problem> {
+async fn list(
+    gateway: &Gateway,
+    ask: &Ask,
+    limits: &Limits,
+    hold: Hold,
+) -> Result<Response, Problem> {
     let request = HttpRequest {
         method: Method::GET,
         path_and_query: synthesis::path_and_query(ask.endpoint, None, &ask.query),
@@ -77,11 +105,29 @@ async fn list(gateway: &Gateway, ask: &Ask, limits: &Limits) -> Result<Response,
             .ok_or_else(|| unavailable(ask, "it is not the list it should be"))?;
         headers.remove(ETAG);
     }
-    headers.remove(CONTENT_LENGTH);
-    let mut response = Response::new(Body::from(body));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let mut response = Response::new(in_pieces(body.into(), hold, &ask.connection));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// A body that keeps its `hold` while it is sent; a client that takes too long over it is cut off.
+fn in_pieces(body: Bytes, hold: impl Send + 'static, connection: &Arc<Connection>) -> Body {
+    let (sending, sent) = oneshot::channel::<Infallible>();
+    let connection = Arc::clone(connection);
+    tokio::spawn(async move {
+        let sent = async {
+            // It is only ever dropped.
+            let _ = sent.await;
+        };
+        connection.cut_unless(sent, TAKING_TIMEOUT).await;
+    });
+    let rest = (body, hold, sending);
+    Body::from_stream(stream::unfold(rest, |(mut body, hold, sending)| async {
+        let piece = body.split_to(body.len().min(PIECE_BYTES));
+        (!piece.is_empty()).then(|| (Ok::<_, Infallible>(piece), (body, hold, sending)))
+    }))
 }
 
 fn unavailable(ask: &Ask, cause: &str) -> Problem {
@@ -113,5 +159,46 @@ fn shown(endpoint: Endpoint, limits: &Limits, body: &[u8]) -> Option<Vec<u8>> {
                 _ => Shown::Under(aliases),
             }
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use futures_util::FutureExt as _;
+    use http_body_util::BodyExt as _;
+
+    use super::super::load::Loads;
+    use super::*;
+
+    const LIST: Bytes = Bytes::from_static(&[b'x'; 3 * PIECE_BYTES + 1]);
+
+    fn connection() -> Arc<Connection> {
+        Arc::new(Connection::new(Loads::new(1).count(0)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_held_until_it_is_taken() {
+        let (connection, hold) = (connection(), Arc::new(()));
+        let mut body = in_pieces(LIST, Arc::clone(&hold), &connection);
+        let mut taken = Vec::new();
+        while let Some(frame) = body.frame().await {
+            assert_eq!(Arc::strong_count(&hold), 2);
+            taken.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!((taken, Arc::strong_count(&hold)), (LIST.to_vec(), 1));
+        tokio::time::sleep(2 * TAKING_TIMEOUT).await;
+        assert!(connection.is_cut().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_a_list_is_cut_off() {
+        let connection = connection();
+        let mut body = in_pieces(LIST, (), &connection);
+        body.frame().await.unwrap().unwrap();
+        tokio::time::timeout(2 * TAKING_TIMEOUT, connection.is_cut())
+            .await
+            .unwrap();
     }
 }

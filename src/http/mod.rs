@@ -6,6 +6,7 @@ mod address;
 mod answer;
 mod body;
 mod client_stream;
+mod connection;
 mod cors;
 mod dispatch;
 mod exchange;

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::client_stream::ClientStream;
+use super::client_stream::{ClientStream, Patient};
 use super::gateway::{Ask, Gateway, Place};
 use super::open::{Denied, Ready, open};
 use super::refusal::response;
@@ -268,10 +268,10 @@ fn session(
 async fn upgraded(on_upgrade: OnUpgrade) -> Option<Peer<ClientStream>> {
     let upgraded: Upgraded = on_upgrade.await.ok()?;
     let parts = upgraded
-        .downcast::<TokioIo<ClientStream>>()
+        .downcast::<TokioIo<Patient>>()
         .expect("the listener serves nothing but client streams");
     Some(Peer {
-        stream: parts.io.into_inner(),
+        stream: parts.io.into_inner().into_inner(),
         read_ahead: parts.read_buf.to_vec(),
     })
 }

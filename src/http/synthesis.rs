@@ -158,7 +158,7 @@ async fn prepare(
             ..Facts::default()
         },
         characters,
-        worker: ask.worker(),
+        connection: Arc::clone(&ask.connection),
         request: HttpRequest {
             method: ask.endpoint.method(),
             path_and_query: path_and_query(ask.endpoint, voice.as_ref(), &query),

@@ -15,6 +15,8 @@ const RESTRICTED: &str = r#"
     models = ["eleven_flash_v2_5"]
 "#;
 
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+
 fn get(target: &str) -> Request {
     Request::plain("GET", target).with("xi-api-key", TOKEN)
 }
@@ -36,12 +38,40 @@ fn look_up(
     let n = body.len();
     conn.write(
         format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {n}\r\n\
+            "{OK}content-length: {n}\r\n\
              x-trace-id: t\r\netag: \"e\"\r\nconnection: close\r\n\r\n{body}"
         )
         .as_bytes(),
     );
     client.expect_response()
+}
+
+#[test]
+fn lists_that_nobody_takes_do_not_pile_up() {
+    const LIST_BYTES: usize = 8 << 20;
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "[server]\nwrite_timeout = \"200ms\"\n");
+    let list = format!(r#"{{"voices":[],"x":"{}"}}"#, "x".repeat(LIST_BYTES));
+    let clients: Vec<Peer> = (0..30)
+        .map(|_| {
+            let mut client = Peer::dial(relay.address);
+            client.write(&get("/v1/voices").encode());
+            client
+        })
+        .collect();
+    for _ in &clients {
+        let mut conn = upstream.next();
+        let n = list.len();
+        conn.write(format!("{OK}content-length: {n}\r\nconnection: close\r\n\r\n").as_bytes());
+        conn.write(list.as_bytes());
+    }
+    // Eight at once, each with some room to grow into.
+    assert!(
+        relay.peak_memory_kb() < 180_000,
+        "{}",
+        relay.peak_memory_kb()
+    );
+    drop(clients);
 }
 
 #[test]
