@@ -56,6 +56,27 @@ pub struct Frame {
     pub len: usize,
 }
 
+impl Frame {
+    /// Whether it is a message of its own, neither control nor a fragment.
+    #[must_use]
+    pub fn is_message(&self) -> bool {
+        !self.fragmented && !self.opcode.is_control()
+    }
+
+    /// The text of such a message, whose unmasked payload this is; none when it is binary.
+    ///
+    /// # Errors
+    /// Text that is not UTF-8.
+    pub fn text<'a>(&self, payload: &'a [u8]) -> Result<Option<&'a str>, Fault> {
+        match self.opcode {
+            Opcode::Text => simdutf8::basic::from_utf8(payload)
+                .map(Some)
+                .map_err(|_| Fault::Utf8),
+            _ => Ok(None),
+        }
+    }
+}
+
 impl Reader {
     /// Follows `from`, whose messages hold at most `max_message_bytes` of payload; those over
     /// `max_held_bytes` are handed out in pieces.
@@ -81,7 +102,8 @@ impl Reader {
     }
 
     /// Says what stands at the start of `bytes`. After `Frame` or `Large` the reader expects what
-    /// follows it; the payload of a data frame must then be shown to [`Self::payload`].
+    /// follows it; the payload of a data frame must then be shown to [`Self::payload_of`], or piece
+    /// by piece to [`Self::payload`]. Only a message that came in one frame may go by unseen.
     ///
     /// # Errors
     /// Whatever the frame's header does against RFC 6455, or a message over the limit, both before
@@ -102,7 +124,9 @@ impl Reader {
             return Ok(Step::Need(len));
         }
         let fragmented = !header.opcode.is_control() && (self.open.is_some() || !header.fin);
-        self.follow(&header);
+        if fragmented {
+            self.follow(&header);
+        }
         Ok(Step::Frame(Frame {
             opcode: header.opcode,
             fin: header.fin,
@@ -113,8 +137,20 @@ impl Reader {
         }))
     }
 
-    /// Takes the unmasked payload of the data frame that [`Self::step`] gave last, whole or piece by
-    /// piece; `ends_message` with the last piece of a final frame. Returns whether it is text.
+    /// Takes the unmasked payload of the data frame that [`Self::step`] gave last. Returns whether it
+    /// is text.
+    ///
+    /// # Errors
+    /// Text that is not UTF-8, as soon as the wrong byte has come.
+    pub fn payload_of(&mut self, frame: &Frame, payload: &[u8]) -> Result<bool, Fault> {
+        match frame.fragmented {
+            true => self.payload(payload, frame.fin),
+            false => Ok(frame.text(payload)?.is_some()),
+        }
+    }
+
+    /// The same for a message of several frames, or for one too large to be held, piece by piece;
+    /// `ends_message` with the last piece of a final frame.
     ///
     /// # Errors
     /// Text that is not UTF-8, as soon as the wrong byte has come.
@@ -134,19 +170,6 @@ impl Reader {
             self.open = None;
         }
         if valid { Ok(is_text) } else { Err(Fault::Utf8) }
-    }
-
-    /// The same for a message that came in one frame, whole: its text, if it is text.
-    ///
-    /// # Errors
-    /// Text that is not UTF-8.
-    pub fn text<'a>(&mut self, payload: &'a [u8]) -> Result<Option<&'a str>, Fault> {
-        match self.open.take() {
-            Some(open) if open.opcode == Opcode::Text => simdutf8::basic::from_utf8(payload)
-                .map(Some)
-                .map_err(|_| Fault::Utf8),
-            _ => Ok(None),
-        }
     }
 
     /// Whether a message has begun whose end has not come.

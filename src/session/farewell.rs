@@ -164,7 +164,7 @@ async fn heard_close<S: AsyncRead + Unpin>(
                     if frame.opcode == Opcode::Close {
                         return;
                     }
-                    if !frame.opcode.is_control() && frame.fin {
+                    if frame.fragmented && frame.fin {
                         // Its content no longer matters, its end does.
                         let _ = reader.payload(&[], true);
                     }

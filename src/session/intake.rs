@@ -105,6 +105,7 @@ impl Intake<'_> {
     }
 
     /// The same for a frame that is longer than the buffer; nothing is read beyond its end.
+    #[cold]
     fn poll_read_long<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,

@@ -197,6 +197,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         write_frame(&mut self.pongs_due, Opcode::Pong, payload, mask);
     }
 
+    /// Whether a ping is still to be answered.
+    pub(super) fn owes_pongs(&self) -> bool {
+        !self.pongs_due.is_empty()
+    }
+
     /// Answers the pings, if the socket has room and a frame may begin.
     pub(super) fn pay_pongs(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
         if self.out.is_empty() && !self.pongs_due.is_empty() {

@@ -175,7 +175,7 @@ impl<C: Transport> Opening<C> {
 
     /// Leaves a data frame to the relay.
     fn pass(&mut self, frame: &Frame, payload: &[u8]) -> Result<(), SessionEnd> {
-        let is_text = self.reader.payload(payload, frame.fin).map_err(faulty)?;
+        let is_text = self.reader.payload_of(frame, payload).map_err(faulty)?;
         self.n_seen += frame.len;
         if frame.fin {
             self.is_text.get_or_insert(is_text);

@@ -22,7 +22,7 @@ use super::recorder::Recorder;
 use super::tap::Tap;
 use super::{Live, SessionEnd, Timing, Transport};
 use crate::auth::Narrowing;
-use crate::frame::{Close, Opcode};
+use crate::frame::Close;
 use crate::ids::Side;
 use crate::protocol::{Dialect, Problem, Secrets};
 use crate::quota::{Admission, Limits, Reserving};
@@ -215,6 +215,14 @@ where
     }
 
     fn pay_pongs(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
+        match self.client.owes_pongs() || self.upstream.owes_pongs() {
+            true => self.pay_all_pongs(cx),
+            false => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn pay_all_pongs(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {
         if self.down.is_at_frame_border() {
             self.client
                 .pay_pongs(cx, self.now)
@@ -372,6 +380,7 @@ where
 
     /// The ending when `side` is gone without a close frame. Once the client has closed, its close
     /// stands, whoever goes first.
+    #[cold]
     fn lost(&self, side: Side) -> SessionEnd {
         match (&self.client_close, side) {
             (Some((close, _)), _) => SessionEnd::Closed {
@@ -434,9 +443,4 @@ struct Taken {
 enum Deadline {
     End(SessionEnd),
     Ping(Side),
-}
-
-/// Whether `opcode` opens or continues a message.
-fn is_data(opcode: Opcode) -> bool {
-    !opcode.is_control()
 }

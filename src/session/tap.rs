@@ -283,9 +283,13 @@ impl Tap {
         if message.audio_bytes > 0 {
             self.context(name).has_audio = true;
         }
-        if !message.is_final {
-            return;
+        if message.is_final {
+            self.end_context(name);
         }
+    }
+
+    #[cold]
+    fn end_context(&mut self, name: Option<&str>) {
         let Some(index) = self
             .contexts
             .iter()

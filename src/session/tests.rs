@@ -79,7 +79,7 @@ impl Wire {
                     apply_mask(&mut payload, mask);
                 }
                 if !frame.opcode.is_control() {
-                    self.reader.payload(&payload, frame.fin).unwrap();
+                    self.reader.payload_of(&frame, &payload).unwrap();
                 }
                 self.bytes.drain(..frame.len);
                 return match frame.opcode {

@@ -69,7 +69,7 @@ fn hear(mut reader: Reader, input: &[u8], cuts: &[usize]) -> Vec<Heard> {
                         heard.push(Heard::Control(frame.opcode, payload));
                         continue;
                     }
-                    match reader.payload(&payload, frame.fin) {
+                    match reader.payload_of(&frame, &payload) {
                         Ok(text) => {
                             message.extend_from_slice(&payload);
                             if frame.fin {

@@ -9,7 +9,7 @@ use super::super::intake::Intake;
 use super::super::scratch::with_read_buffer;
 use super::super::{SessionEnd, Transport};
 use super::{Relay, Taken};
-use crate::frame::{Close, Fault, Opcode, Step, write_frame};
+use crate::frame::{Close, Fault, Frame, Opcode, Step, write_frame};
 use crate::ids::Side;
 
 /// Messages up to here reach the client whole or not at all: the official Python client takes no
@@ -103,8 +103,8 @@ where
         // What has been judged but not written: one write for all messages of a read.
         let mut run_start = 0;
         loop {
-            if let Some(piece_len) = self.pass_piece(&bytes[taken..])? {
-                taken += piece_len;
+            if !self.down.is_at_frame_border() {
+                taken += self.pass_piece(&bytes[taken..])?;
                 if taken == bytes.len() && !self.down.is_at_frame_border() {
                     self.write_down(cx, &bytes[run_start..taken])?;
                     return Ok(Taken {
@@ -117,12 +117,22 @@ where
             let rest = &bytes[taken..];
             let step = match self.upstream.reader.step(rest) {
                 Ok(step) => step,
-                Err(fault) => {
-                    self.write_down(cx, &bytes[run_start..taken])?;
-                    return Err(faulty(fault));
-                }
+                Err(fault) => return Err(self.fail(cx, &bytes[run_start..taken], fault)),
             };
             match step {
+                Step::Frame(frame) if frame.is_message() => {
+                    let payload = &rest[frame.payload.clone()];
+                    let is_text = match frame.text(payload) {
+                        Ok(text) => text.is_some(),
+                        Err(fault) => return Err(self.fail(cx, &bytes[run_start..taken], fault)),
+                    };
+                    if let Some(rewritten) = self.on_upstream_message(payload, is_text) {
+                        self.write_down(cx, &bytes[run_start..taken])?;
+                        self.write_down(cx, &rewritten)?;
+                        run_start = taken + frame.len;
+                    }
+                    taken += frame.len;
+                }
                 Step::Need(needs) => {
                     self.write_down(cx, &bytes[run_start..taken])?;
                     return Ok(Taken {
@@ -136,56 +146,59 @@ where
                     taken += header.len;
                     self.begin_passing(cx, header.payload_len, header.fin)?;
                 }
-                Step::Frame(frame) if frame.opcode.is_control() => {
-                    match frame.opcode {
-                        // What was said right before it leaves with the close frame.
-                        Opcode::Close => self.client.hold(&bytes[run_start..taken]),
-                        _ => self.write_down(cx, &bytes[run_start..taken])?,
-                    }
-                    self.on_upstream_control(frame.opcode, &rest[frame.payload])?;
-                    taken += frame.len;
-                    run_start = taken;
-                }
-                Step::Frame(frame) if frame.fragmented => {
-                    self.write_down(cx, &bytes[run_start..taken])?;
-                    let payload = &rest[frame.payload.clone()];
-                    let is_text = self
-                        .upstream
-                        .reader
-                        .payload(payload, frame.fin)
-                        .map_err(faulty)?;
-                    self.down.held.extend_from_slice(&rest[..frame.len]);
-                    self.down.assembled.extend_from_slice(payload);
-                    if self.down.held.len() as u64 > 2 * MAX_HELD_BYTES {
-                        return Err(faulty(Fault::Protocol("a message had too many fragments")));
-                    }
-                    if frame.fin {
-                        let held = std::mem::take(&mut self.down.held);
-                        let message = std::mem::take(&mut self.down.assembled);
-                        let rewritten = self.on_upstream_message(&message, is_text);
-                        self.write_down(cx, rewritten.as_deref().unwrap_or(&held))?;
-                    }
-                    taken += frame.len;
-                    run_start = taken;
-                }
                 Step::Frame(frame) => {
-                    let payload = &rest[frame.payload.clone()];
-                    let is_text = match self.upstream.reader.payload(payload, true) {
-                        Ok(is_text) => is_text,
-                        Err(fault) => {
-                            self.write_down(cx, &bytes[run_start..taken])?;
-                            return Err(faulty(fault));
-                        }
-                    };
-                    if let Some(rewritten) = self.on_upstream_message(payload, is_text) {
-                        self.write_down(cx, &bytes[run_start..taken])?;
-                        self.write_down(cx, &rewritten)?;
-                        run_start = taken + frame.len;
-                    }
+                    self.take_part(cx, &frame, rest, &bytes[run_start..taken])?;
                     taken += frame.len;
+                    run_start = taken;
                 }
             }
         }
+    }
+
+    /// Ends the session behind `run`, which is still written.
+    #[cold]
+    fn fail(&mut self, cx: &mut Context<'_>, run: &[u8], fault: Fault) -> SessionEnd {
+        match self.write_down(cx, run) {
+            Ok(()) => faulty(fault),
+            Err(end) => end,
+        }
+    }
+
+    /// Takes the control frame or the fragment that `bytes` begin with, behind `run`.
+    #[cold]
+    fn take_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &Frame,
+        bytes: &[u8],
+        run: &[u8],
+    ) -> Result<(), SessionEnd> {
+        let payload = &bytes[frame.payload.clone()];
+        match frame.opcode {
+            // What was said right before it leaves with the close frame.
+            Opcode::Close => self.client.hold(run),
+            _ => self.write_down(cx, run)?,
+        }
+        if frame.opcode.is_control() {
+            return self.on_upstream_control(frame.opcode, payload);
+        }
+        let is_text = self
+            .upstream
+            .reader
+            .payload(payload, frame.fin)
+            .map_err(faulty)?;
+        self.down.held.extend_from_slice(&bytes[..frame.len]);
+        self.down.assembled.extend_from_slice(payload);
+        if self.down.held.len() as u64 > 2 * MAX_HELD_BYTES {
+            return Err(faulty(Fault::Protocol("a message had too many fragments")));
+        }
+        if frame.fin {
+            let held = std::mem::take(&mut self.down.held);
+            let message = std::mem::take(&mut self.down.assembled);
+            let rewritten = self.on_upstream_message(&message, is_text);
+            self.write_down(cx, rewritten.as_deref().unwrap_or(&held))?;
+        }
+        Ok(())
     }
 
     fn write_down(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), SessionEnd> {
@@ -198,13 +211,11 @@ where
     }
 
     /// Follows the payload of a message that goes on as it comes; how many bytes are its.
-    fn pass_piece(&mut self, bytes: &[u8]) -> Result<Option<usize>, SessionEnd> {
+    #[cold]
+    fn pass_piece(&mut self, bytes: &[u8]) -> Result<usize, SessionEnd> {
         let Some(passing) = &mut self.down.passing else {
-            return Ok(None);
+            return Ok(0);
         };
-        if passing.frame_left == 0 {
-            return Ok(None);
-        }
         let left = usize::try_from(passing.frame_left).unwrap_or(usize::MAX);
         let piece = &bytes[..left.min(bytes.len())];
         let frame_left = passing.frame_left - piece.len() as u64;
@@ -233,9 +244,10 @@ where
             self.tap
                 .on_large_message(&passing.head, passing.message_bytes, self.now);
         }
-        Ok(Some(piece.len()))
+        Ok(piece.len())
     }
 
+    #[cold]
     fn begin_passing(
         &mut self,
         cx: &mut Context<'_>,
@@ -323,6 +335,7 @@ where
     }
 }
 
+#[cold]
 fn faulty(fault: Fault) -> SessionEnd {
     SessionEnd::Faulty {
         side: Side::Upstream,

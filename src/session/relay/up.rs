@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use super::super::intake::Intake;
 use super::super::scratch::{with_read_buffer, with_unmasked};
 use super::super::{SessionEnd, Transport};
-use super::{Relay, Taken, Waiting, is_data};
+use super::{Relay, Taken, Waiting};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
 use crate::ids::{Side, VoiceId};
 use crate::protocol::{
@@ -46,7 +46,9 @@ where
         intake: &mut Intake<'_>,
     ) -> Poll<SessionEnd> {
         loop {
-            if let Err(end) = ready!(self.poll_waiting(cx)) {
+            if self.up.waiting.is_some()
+                && let Err(end) = ready!(self.poll_waiting(cx))
+            {
                 return Poll::Ready(end);
             }
             if !self.up.is_cut && ready!(self.upstream.poll_drain(cx, self.now)).is_err() {
@@ -59,6 +61,7 @@ where
     }
 
     /// Ready when no message waits for its characters.
+    #[cold]
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SessionEnd>> {
         let Some(waiting) = &mut self.up.waiting else {
             return Poll::Ready(Ok(()));
@@ -134,39 +137,64 @@ where
         let key = frame
             .mask
             .expect("the reader refuses a client frame without a mask");
-        if is_data(frame.opcode) && frame.fragmented {
-            let mut message = std::mem::take(&mut self.up.assembled);
-            let start = message.len();
-            unmask_onto(&mut message, masked, key);
-            let is_text = self
-                .client
-                .reader
-                .payload(&message[start..], frame.fin)
-                .map_err(faulty)?;
-            if frame.fin {
-                let text = is_text.then(|| std::str::from_utf8(&message)).transpose();
-                let text = text.map_err(|_| faulty(Fault::Utf8))?;
-                return self.on_client_message(cx, None, text);
-            }
-            self.up.assembled = message;
-            return Ok(());
+        if frame.opcode.is_control() {
+            return self.on_client_control(cx, frame.opcode, masked, key);
+        }
+        if frame.fragmented {
+            return self.on_client_fragment(cx, frame.fin, masked, key);
         }
         with_unmasked(|payload| {
             unmask_onto(payload, masked, key);
-            match frame.opcode {
-                Opcode::Ping => self.client.owe_pong(payload),
-                Opcode::Pong => {}
-                Opcode::Close => {
-                    let close = Close::parse(payload).map_err(faulty)?;
-                    self.on_client_close(cx, close);
-                }
-                Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                    let text = self.client.reader.text(payload).map_err(faulty)?;
-                    self.on_client_message(cx, Some(&bytes[..frame.len]), text)?;
-                }
-            }
-            Ok(())
+            let text = frame.text(payload).map_err(faulty)?;
+            self.on_client_message(cx, Some(&bytes[..frame.len]), text)
         })
+    }
+
+    // Seldom, as what else is marked so here: its code is not to lie between that of messages.
+    #[cold]
+    fn on_client_fragment(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_last: bool,
+        masked: &[u8],
+        key: [u8; 4],
+    ) -> Result<(), SessionEnd> {
+        let mut message = std::mem::take(&mut self.up.assembled);
+        let start = message.len();
+        unmask_onto(&mut message, masked, key);
+        let is_text = self
+            .client
+            .reader
+            .payload(&message[start..], is_last)
+            .map_err(faulty)?;
+        if is_last {
+            let text = is_text.then(|| std::str::from_utf8(&message)).transpose();
+            let text = text.map_err(|_| faulty(Fault::Utf8))?;
+            return self.on_client_message(cx, None, text);
+        }
+        self.up.assembled = message;
+        Ok(())
+    }
+
+    #[cold]
+    fn on_client_control(
+        &mut self,
+        cx: &mut Context<'_>,
+        opcode: Opcode,
+        masked: &[u8],
+        key: [u8; 4],
+    ) -> Result<(), SessionEnd> {
+        let mut payload = Vec::new();
+        unmask_onto(&mut payload, masked, key);
+        match opcode {
+            Opcode::Ping => self.client.owe_pong(&payload),
+            Opcode::Close => {
+                let close = Close::parse(&payload).map_err(faulty)?;
+                self.on_client_close(cx, close);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Passes the client's close on and waits for upstream's, which may still have audio to send.
@@ -201,7 +229,10 @@ where
         let message = scan_text(self.terms.dialect, text)
             .map_err(|invalid| SessionEnd::Refused(Problem::from(invalid)))?;
         let payload = text.as_bytes();
-        let rewritten = self.rewrite(&message, payload)?;
+        let rewritten = match message.has_credentials || self.terms.dialect.is_dialogue() {
+            true => self.rewrite(&message, payload)?,
+            false => None,
+        };
         self.last_message = self.now;
         let kind = message.kind(!self.up.has_spoken);
         self.up.has_spoken = true;
@@ -227,23 +258,20 @@ where
                 Err(SessionEnd::Refused(Problem::from(&refusal)))
             }
             None => {
-                let recorded = self
-                    .recorder
-                    .is_some()
-                    .then(|| rewritten.unwrap_or(payload).to_vec());
                 let frame = match (rewritten, frame) {
                     (Some(payload), _) => self.masked(payload),
                     (None, frame) => frame.unwrap_or_default().to_vec(),
                 };
-                self.wait_for(characters, frame, recorded);
+                self.wait_for(characters, frame, rewritten.unwrap_or(payload));
                 Ok(())
             }
         }
     }
 
-    /// Has the characters of a message reserved that is to go up as `frame`.
-    #[inline(never)]
-    fn wait_for(&mut self, characters: u64, frame: Vec<u8>, recorded: Option<Vec<u8>>) {
+    /// Has the characters of a message reserved that is to go up as `frame`, in which `payload` is.
+    #[cold]
+    fn wait_for(&mut self, characters: u64, frame: Vec<u8>, payload: &[u8]) {
+        let recorded = self.recorder.is_some().then(|| payload.to_vec());
         let reserving = self.admission.reserve(characters);
         self.up.waiting = Some(Box::new(Waiting {
             frame,
@@ -254,6 +282,7 @@ where
     }
 
     /// The payload to send instead, when it named a credential or a voice's alias.
+    #[inline(never)]
     fn rewrite(
         &self,
         message: &ClientMessage<'_>,
@@ -281,6 +310,7 @@ where
         Ok(rewritten)
     }
 
+    #[cold]
     fn too_fast(&self) -> SessionEnd {
         self.refuse(&Refusal::MessageRate {
             limit: self.terms.limits.max_messages_per_second,
@@ -288,6 +318,7 @@ where
     }
 
     /// Ends the session by a limit that the admission does not see.
+    #[cold]
     fn refuse(&self, refusal: &Refusal) -> SessionEnd {
         self.admission.note_refusal(refusal);
         SessionEnd::Refused(Problem::from(refusal))
@@ -306,6 +337,7 @@ where
             .any(|voice| narrowing.allows_voice(&voice))
     }
 
+    #[cold]
     fn masked(&self, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         write_frame(&mut frame, Opcode::Text, payload, self.upstream.mask());
@@ -327,6 +359,7 @@ where
     }
 }
 
+#[cold]
 fn faulty(fault: Fault) -> SessionEnd {
     SessionEnd::Faulty {
         side: Side::Client,
