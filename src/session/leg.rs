@@ -101,21 +101,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Poll<io::Result<()>> {
-        while self.out_written < self.out.len() {
-            let rest = &self.out[self.out_written..];
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(n_written) => {
-                    self.out_written += n_written;
-                    self.stalled_since = Some(now);
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
         if !self.out.is_empty() {
-            self.out = Vec::new();
-            self.out_written = 0;
-            self.needs_flush = true;
+            ready!(self.poll_write_out(cx, now))?;
         }
         if self.needs_flush {
             match Pin::new(&mut self.stream).poll_flush(cx) {
@@ -130,6 +117,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             }
         }
         self.stalled_since = None;
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(never)]
+    fn poll_write_out(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
+        while self.out_written < self.out.len() {
+            let rest = &self.out[self.out_written..];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(n_written) => {
+                    self.out_written += n_written;
+                    self.stalled_since = Some(now);
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        self.out = Vec::new();
+        self.out_written = 0;
+        self.needs_flush = true;
         Poll::Ready(Ok(()))
     }
 

@@ -184,6 +184,7 @@ where
             && self.client_close.is_none()
     }
 
+    #[inline(never)]
     fn poll_orders(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         loop {
             let orders = ready!(self.live.poll_orders(cx));
