@@ -17,7 +17,7 @@ use super::signals::{Signals, Wish};
 use super::single_use::{TokensInBooks, keep_learning_revoked, learn_revoked};
 use super::{sources, trim};
 use crate::auth::Directory;
-use crate::config::{Bind, Settings, Sources};
+use crate::config::{Bind, Listening, Settings, Sources};
 use crate::http::{
     CallerRules, Gateway, Parts, Plans, ServerTls, Workers, how_to_trust, serve_operator,
 };
@@ -224,6 +224,10 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     );
 
     tokio::spawn(trim::after_the_start());
+    let listening = Listening {
+        server: Bind(address),
+        operator: Bind(operator),
+    };
     let mut drain_timeout = settings.server.drain_timeout;
     let result = loop {
         let wish = tokio::select! {
@@ -238,6 +242,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
             Wish::Reload => {
                 match reload(
                     sources,
+                    listening,
                     &gateway,
                     &directory,
                     &quota,
@@ -294,13 +299,14 @@ async fn drain(
 /// Reads the configuration again; nothing changes unless all of it can be used.
 fn reload(
     sources: &Sources,
+    listening: Listening,
     gateway: &Gateway,
     directory: &Directory,
     quota: &Quota,
     tls: Option<&ServerTls>,
     upstream: &Upstream,
 ) -> Result<Settings> {
-    let settings = Settings::load(sources)?;
+    let settings = Settings::load_again(sources, listening)?;
     let plans = plans(&settings)?;
     let rates = Rates::new(&settings.rates)?;
     if let Some(tls) = tls {

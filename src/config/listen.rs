@@ -50,6 +50,16 @@ impl Default for Operator {
     }
 }
 
+/// The addresses that a running relay listens on: those of its start, whatever the settings have
+/// come to say since.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening {
+    /// Where clients connect.
+    pub server: Bind,
+    /// Where the operator connects.
+    pub operator: Bind,
+}
+
 /// An IP address and a port; port 0 takes a free one. `localhost` stands for 127.0.0.1.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

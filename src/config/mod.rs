@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 
 pub use self::error::Error;
-pub use self::listen::{Bind, Operator, Server};
+pub use self::listen::{Bind, Listening, Operator, Server};
 
 use self::layers::Layers;
 use self::reader::Reader;
@@ -155,6 +155,16 @@ impl Settings {
         let mut settings = Self::load_for_sandbox(sources)?;
         validate::exposure(&settings)?;
         validate::warn(&mut settings);
+        Ok(settings)
+    }
+
+    /// Reads and checks everything for a relay that runs, and goes on to listen where it does.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_again(sources: &Sources, listening: Listening) -> Result<Self, Error> {
+        let settings = Self::load(sources)?;
+        validate::still_closed(&settings, listening)?;
         Ok(settings)
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, Settings};
+use super::{Bind, Error, Listening, Settings};
 use crate::http::TlsMode;
 use crate::quota::{Limits, Rates};
 use crate::session::RecordedSessions;
@@ -64,8 +64,7 @@ pub(super) fn exposure(settings: &Settings) -> Result<(), Error> {
              origins",
         ));
     }
-    let exposed = [("server.bind", server), ("operator.bind", operator)];
-    match exposed.into_iter().find(|(_, bind)| !bind.is_loopback()) {
+    match exposed(server, operator) {
         Some((key, bind)) => Err(Error::overall(format!(
             "`{key}` is {bind}, which others can reach, while no clients are configured, so that \
              anybody could speak: run `xi-relay token new NAME` and add what it prints, or bind \
@@ -73,6 +72,29 @@ pub(super) fn exposure(settings: &Settings) -> Result<(), Error> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Refuses to take the last client from a relay that others can reach. Its addresses are those of
+/// its start: a `bind` that has changed since closes nothing.
+pub(super) fn still_closed(settings: &Settings, listening: Listening) -> Result<(), Error> {
+    if !settings.auth.is_open(&settings.clients) {
+        return Ok(());
+    }
+    match exposed(listening.server, listening.operator) {
+        Some((key, bind)) => Err(Error::overall(format!(
+            "no clients are configured any more, while the relay listens on {bind}, which others \
+             can reach, until its next start, so that anybody could speak: keep a client, or set \
+             `{key}` to 127.0.0.1 and start again"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The first of the two addresses that others can reach, with its key.
+fn exposed(server: Bind, operator: Bind) -> Option<(&'static str, Bind)> {
+    [("server.bind", server), ("operator.bind", operator)]
+        .into_iter()
+        .find(|(_, bind)| !bind.is_loopback())
 }
 
 fn plans(settings: &Settings) -> Result<(), Error> {

@@ -18,6 +18,7 @@ mod operator;
 mod pages;
 mod proxy;
 mod quota;
+mod reload;
 mod replay;
 mod revoke;
 mod secrets;

@@ -52,7 +52,7 @@ pub struct TestRelay {
     child: Child,
     log: Log,
     /// Its configuration and working directory, removed with it.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// Everything the process has printed, and whether anyone reads on.
@@ -66,19 +66,14 @@ impl TestRelay {
     /// In front of `upstream`, with `toml` laid over the common configuration.
     #[track_caller]
     pub fn start(upstream: SocketAddr, toml: &str) -> Self {
-        let base_url = format!("[upstream]\nbase_url = \"ws://{upstream}\"\n");
-        Self::launch(&[&base_url, CLIENTS.get_or_init(clients), toml], &[])
+        Self::launch(&[&in_front_of(upstream), configured_clients(), toml], &[])
     }
 
     /// With exactly these tables over the common configuration, and these environment variables.
     #[track_caller]
     pub fn launch(toml: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut table = Table::new();
-        for layer in [BASE].iter().chain(toml) {
-            let layer = layer.parse().unwrap_or_else(|e| panic!("{e}\n{layer}"));
-            lay_over(&mut table, layer);
-        }
+        let table = configuration(toml);
         let config = dir.path().join("relay.toml");
         std::fs::write(&config, table.to_string()).unwrap();
 
@@ -110,13 +105,20 @@ impl TestRelay {
             operator: address("operator"),
             child,
             log,
-            _dir: dir,
+            dir,
         }
     }
 
     /// An upgrade with the token of `web` in a header.
     pub fn authorized(&self, target: &str) -> Request {
         Request::upgrade(target).with("xi-api-key", TOKEN)
+    }
+
+    /// Puts exactly these tables over the common configuration and has the relay read it again.
+    pub fn reload(&self, toml: &[&str]) {
+        let config = self.dir.path().join("relay.toml");
+        std::fs::write(config, configuration(toml).to_string()).unwrap();
+        self.signal("HUP");
     }
 
     pub fn pid(&self) -> u32 {
@@ -323,7 +325,16 @@ pub fn command(dir: &TempDir) -> Command {
     command
 }
 
-static CLIENTS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+/// The table that puts a relay in front of an upstream.
+pub fn in_front_of(upstream: SocketAddr) -> String {
+    format!("[upstream]\nbase_url = \"ws://{upstream}\"\n")
+}
+
+/// The tables of the clients `web` and `other`.
+pub fn configured_clients() -> &'static str {
+    static CLIENTS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    CLIENTS.get_or_init(clients)
+}
 
 fn clients() -> String {
     [("web", TOKEN), ("other", OTHER_TOKEN)]
@@ -345,6 +356,17 @@ pub fn sha256_hex(token: &str) -> String {
 fn parse_line(line: &str) -> Option<Value> {
     let value: Value = serde_json::from_str(line).ok()?;
     value.is_object().then_some(value)
+}
+
+/// The common configuration with `layers` laid over it.
+#[track_caller]
+fn configuration(layers: &[&str]) -> Table {
+    let mut table = Table::new();
+    for layer in [BASE].iter().chain(layers) {
+        let layer = layer.parse().unwrap_or_else(|e| panic!("{e}\n{layer}"));
+        lay_over(&mut table, layer);
+    }
+    table
 }
 
 /// Tables are merged key by key, everything else replaces what was there.
