@@ -237,10 +237,89 @@ fn wrong_values_are_named_with_their_key_and_place() {
     given("", &[("XI_RELAY__METRICS__MAX_CLIENT_LABELS", "many")])
         .fails(&["XI_RELAY__METRICS__MAX_CLIENT_LABELS: `metrics.max_client_labels` must be "]);
     given("[server]\ntls = \"on\"\n", &[]).fails(&["`server.tls`: tls must be \"off\", \"dev\""]);
-    given("[server]\nping_interval = \"0s\"\n", &[])
-        .fails(&["`server.ping_interval` must be longer"]);
     given("[log]\nlevel = \"loud\"\n", &[]).fails(&["log.level: `loud`"]);
     given("[server\nbind = 1", &[]).fails(&["relay.toml:1: not valid TOML"]);
+}
+
+/// `key` of `table`, with a value below its range and one above it.
+#[track_caller]
+fn has_range(table: &str, key: &str, below: Option<&str>, above: &str, range: &str) {
+    for value in below.into_iter().chain([above]) {
+        let named = format!("`{table}.{key}` {range}");
+        given(&format!("[{table}]\n{key} = {value}\n"), &[]).fails(&[&named]);
+    }
+}
+
+#[test]
+fn every_duration_has_a_range() {
+    let check = |table: &str, key: &str| {
+        let range = "must be between 1ms and 30days";
+        has_range(table, key, Some("\"0s\""), "\"31days\"", range);
+        has_range(table, key, None, "\"500000000000y\"", range);
+    };
+    for key in [
+        "header_timeout",
+        "credential_timeout",
+        "body_timeout",
+        "ping_interval",
+        "write_timeout",
+        "close_timeout",
+    ] {
+        check("server", key);
+    }
+    check("upstream", "connect_timeout");
+    check("upstream", "http_read_timeout");
+    check("upstream.warm", "max_age");
+    check("sandbox", "dialogue_inactivity");
+
+    for (table, key) in [
+        ("server", "drain_timeout"),
+        ("server", "refusal_delay"),
+        ("server", "inactivity_grace"),
+        ("sandbox", "first_audio_delay"),
+        ("sandbox", "close_delay"),
+    ] {
+        let range = "must be between 0s and 30days";
+        has_range(table, key, None, "\"500000000000y\"", range);
+        given(&format!("[{table}]\n{key} = \"0s\"\n"), &[]).load();
+    }
+}
+
+#[test]
+fn every_number_has_a_range() {
+    const HUGE: &str = "9000000000000000000";
+    let check = |table: &str, key: &str, below: &str, range: &str| {
+        has_range(table, key, Some(below), HUGE, range);
+    };
+    check(
+        "server",
+        "max_unauthenticated_message_bytes",
+        "0",
+        "must be between 64 and ",
+    );
+    check("server", "max_body_bytes", "0", "must be between 64 and ");
+    check(
+        "upstream",
+        "max_message_bytes",
+        "0",
+        "must be between 64 and ",
+    );
+    for key in ["connections_per_second", "connection_burst"] {
+        let range = "must be between 1 and 1000000";
+        has_range("server", key, None, "1000001", range);
+        has_range("server", key, Some("0"), HUGE, "must be ");
+    }
+    for (table, key) in [
+        ("server", "max_unauthenticated_sockets"),
+        ("upstream", "max_dialogue_sessions"),
+        ("upstream.warm", "min"),
+        ("upstream.warm", "max"),
+        ("sandbox", "character_limit"),
+        ("metrics", "max_client_labels"),
+    ] {
+        has_range(table, key, None, HUGE, "must be between 0 and ");
+        given(&format!("[{table}]\n{key} = 0\n"), &[]).load();
+    }
 }
 
 #[test]

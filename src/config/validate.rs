@@ -1,5 +1,5 @@
 //! What no module can see in its own table: settings that are wrong or dangerous together, and
-//! times that would stop everything.
+//! numbers and times out of their range.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,35 +11,111 @@ use crate::quota::{Limits, Rates};
 use crate::session::RecordedSessions;
 use crate::{auth, log};
 
+/// What a timer tells from nothing.
+const TICK: Duration = Duration::from_millis(1);
+/// For what may be done at once.
+const NOTHING: Duration = Duration::ZERO;
+/// No duration is longer, so that deadlines stay within what clocks can tell.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
 /// Refuses what cannot work.
 pub(super) fn values(settings: &Settings) -> Result<(), Error> {
     durations(settings)?;
+    numbers(settings)?;
     log::check(&settings.log).map_err(|error| Error::overall(error.to_string()))?;
     plans(settings)?;
     clients(settings)
 }
 
 fn durations(settings: &Settings) -> Result<(), Error> {
-    let timing = &settings.timing;
+    let (timing, http, upstream) = (&settings.timing, &settings.http, &settings.upstream);
+    let sandbox = &settings.sandbox;
     let rows = [
-        ("server.header_timeout", settings.http.header_timeout),
-        ("server.body_timeout", settings.http.body_timeout),
-        ("server.credential_timeout", timing.credential_timeout),
-        ("server.ping_interval", timing.ping_interval),
-        ("server.write_timeout", timing.write_timeout),
-        ("server.close_timeout", timing.close_timeout),
         (
-            "upstream.connect_timeout",
-            settings.upstream.connect_timeout,
+            "server.drain_timeout",
+            settings.server.drain_timeout,
+            NOTHING,
         ),
-        ("upstream.warm.max_age", settings.upstream.warm.max_age),
+        ("server.header_timeout", http.header_timeout, TICK),
+        ("server.credential_timeout", timing.credential_timeout, TICK),
+        ("server.refusal_delay", timing.refusal_delay, NOTHING),
+        ("server.body_timeout", http.body_timeout, TICK),
+        ("server.ping_interval", timing.ping_interval, TICK),
+        ("server.write_timeout", timing.write_timeout, TICK),
+        ("server.close_timeout", timing.close_timeout, TICK),
+        ("server.inactivity_grace", timing.inactivity_grace, NOTHING),
+        ("upstream.connect_timeout", upstream.connect_timeout, TICK),
+        (
+            "upstream.http_read_timeout",
+            upstream.http_read_timeout,
+            TICK,
+        ),
+        ("upstream.warm.max_age", upstream.warm.max_age, TICK),
+        (
+            "sandbox.first_audio_delay",
+            sandbox.first_audio_delay,
+            NOTHING,
+        ),
+        ("sandbox.close_delay", sandbox.close_delay, NOTHING),
+        (
+            "sandbox.dialogue_inactivity",
+            sandbox.dialogue_inactivity,
+            TICK,
+        ),
     ];
-    match rows
-        .iter()
-        .find(|(_, value)| *value < Duration::from_millis(1))
-    {
-        Some((key, _)) => Err(Error::overall(format!(
-            "`{key}` must be longer than nothing"
+    let is_wrong =
+        |(_, value, least): &(&str, Duration, Duration)| !(*least..=LONGEST).contains(value);
+    match rows.into_iter().find(is_wrong) {
+        Some((key, _, least)) => Err(Error::overall(format!(
+            "`{key}` must be between {} and 30days",
+            if least == NOTHING { "0s" } else { "1ms" }
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn numbers(settings: &Settings) -> Result<(), Error> {
+    let (http, upstream) = (&settings.http, &settings.upstream);
+    let per_second = u64::from(http.connections_per_second.get());
+    let burst = u64::from(http.connection_burst.get());
+    let sockets = http.max_unauthenticated_sockets as u64;
+    let dialogues = upstream.max_dialogue_sessions as u64;
+    let labels = settings.metrics.max_client_labels as u64;
+    let credits = settings.sandbox.character_limit.unwrap_or_default();
+    let unauthenticated = http.max_unauthenticated_message_bytes;
+    let rows = [
+        ("server.connections_per_second", per_second, 1, 1_000_000),
+        ("server.connection_burst", burst, 1, 1_000_000),
+        (
+            "server.max_unauthenticated_message_bytes",
+            unauthenticated,
+            64,
+            16 << 20,
+        ),
+        ("server.max_unauthenticated_sockets", sockets, 0, 1_000_000),
+        (
+            "server.max_body_bytes",
+            http.max_body_bytes as u64,
+            64,
+            256 << 20,
+        ),
+        (
+            "upstream.max_message_bytes",
+            upstream.max_message_bytes,
+            64,
+            1 << 30,
+        ),
+        ("upstream.max_dialogue_sessions", dialogues, 0, 1_000_000),
+        ("upstream.warm.min", upstream.warm.min as u64, 0, 10_000),
+        ("upstream.warm.max", upstream.warm.max as u64, 0, 10_000),
+        ("sandbox.character_limit", credits, 0, 1_000_000_000_000),
+        ("metrics.max_client_labels", labels, 0, 100_000),
+    ];
+    let is_wrong =
+        |(_, value, least, most): &(&str, u64, u64, u64)| !(*least..=*most).contains(value);
+    match rows.into_iter().find(is_wrong) {
+        Some((key, _, least, most)) => Err(Error::overall(format!(
+            "`{key}` must be between {least} and {most}"
         ))),
         None => Ok(()),
     }

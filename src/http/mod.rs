@@ -60,11 +60,11 @@ pub struct Config {
     /// How long a connection may take to send a whole request head.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// The largest message of a client that has not shown a credential, in bytes.
+    /// The largest message of a client that has not shown a credential, in bytes; 64 to 16 MiB.
     pub max_unauthenticated_message_bytes: u64,
-    /// How many sockets may wait for a credential at once.
+    /// How many sockets may wait for a credential at once; 0 to 1,000,000.
     pub max_unauthenticated_sockets: usize,
-    /// The longest body of an HTTP request, in bytes.
+    /// The longest body of an HTTP request, in bytes; 64 to 256 MiB.
     pub max_body_bytes: usize,
     /// How long a client may take to send one.
     #[serde(with = "humantime_serde")]

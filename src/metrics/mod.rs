@@ -36,7 +36,8 @@ const MAX_SERIES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Clients that have a label of their own; those that come later are counted as `other`.
+    /// Clients that have a label of their own; those that come later are counted as `other`; 0 to
+    /// 100,000.
     pub max_client_labels: usize,
 }
 

@@ -23,7 +23,8 @@ pub struct Config {
     /// The keys that are good. Empty: any key that is not empty and does not begin with `invalid`.
     #[serde(deserialize_with = "secrets")]
     pub api_keys: Vec<SecretString>,
-    /// Credits the account may spend before it meets the quota errors; absent, it never runs out.
+    /// Credits the account may spend before it meets the quota errors; absent, it never runs
+    /// out. At most 1,000,000,000,000.
     pub character_limit: Option<u64>,
     /// Origins of web pages that may connect, exact, besides those from localhost names.
     pub allowed_origins: Vec<String>,

@@ -52,12 +52,12 @@ pub struct Config {
     pub http_read_timeout: Duration,
     /// More certificate authorities to trust, as PEM; the system's stay trusted.
     pub ca_file: Option<PathBuf>,
-    /// The largest message accepted from upstream, in bytes of payload.
+    /// The largest message accepted from upstream, in bytes of payload; 64 to 1 GiB.
     pub max_message_bytes: u64,
     /// Connections kept ready.
     pub warm: PoolConfig,
     /// How many sessions may be open upstream on the dialogue sockets, which hold one of the
-    /// account's slots for their whole life.
+    /// account's slots for their whole life; 0 to 1,000,000.
     pub max_dialogue_sessions: usize,
 }
 

@@ -26,9 +26,9 @@ use super::dial::Dialer;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PoolConfig {
-    /// Connections kept ready even when nobody connects.
+    /// Connections kept ready even when nobody connects, at most 10,000.
     pub min: usize,
-    /// The most connections kept ready; 0 turns warm connections off.
+    /// The most connections kept ready, at most 10,000; 0 turns warm connections off.
     pub max: usize,
     /// A connection that has waited for so long is replaced; keep it below upstream's idle limit.
     #[serde(with = "humantime_serde")]

@@ -19,7 +19,8 @@ pub struct Config {
     /// A process silent for so long has lost its session slots; 100 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
-    /// How long ledger rows are kept; at least 62 days, so that no running window loses its counter.
+    /// How long ledger rows are kept; at least 62 days, so that no running window loses its counter,
+    /// at most 36,500.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
     /// The most characters that a session reserves ahead of need; 0 to 1,000,000. What a process
@@ -58,8 +59,9 @@ impl Config {
         if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.lease) {
             return Err("lease must be between 100ms and 1h".to_owned());
         }
-        if self.retention < Duration::from_secs(62 * 86_400) {
-            return Err("retention must be at least 62days".to_owned());
+        let days = |n_days: u64| Duration::from_secs(n_days * 86_400);
+        if !(days(62)..=days(36_500)).contains(&self.retention) {
+            return Err("retention must be between 62days and 36500days".to_owned());
         }
         if self.reserve_ahead > 1_000_000 {
             return Err("reserve_ahead must be at most 1000000".to_owned());
@@ -335,6 +337,7 @@ mod tests {
         };
         check("lease = \"1ms\"", "lease");
         check("retention = \"1day\"", "retention");
+        check("retention = \"500000000000y\"", "retention");
         check("reserve_ahead = 2000000", "reserve_ahead");
         check("redis_prefix = \"a b\"", "redis_prefix");
     }
