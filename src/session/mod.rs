@@ -205,7 +205,7 @@ where
             if let Some(recorder) = relay.recorder.take() {
                 recorder.finish(&end);
             }
-            Self::finish(relay, end, registration, facts, metrics, started).await;
+            Self::finish(relay, end, registration, facts, metrics).await;
             drop(live_gauges);
         }
     }
@@ -219,12 +219,12 @@ where
         registration: Registration,
         facts: Facts,
         metrics: Arc<Metrics>,
-        started: Instant,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let live = Arc::clone(registration.live());
             let timing = relay.terms.timing.clone();
             let mut remains = relay.into_remains(&end);
+            let started = remains.tap.started();
             ledger::summarize(&live, remains.tap.counts(), &facts, &end, started);
             ledger::report(&metrics, &live, &mut remains.tap, &facts, &end);
             let upstream_left = farewell::leave_upstream(

@@ -40,7 +40,8 @@ pub struct Terms {
     pub limits: Arc<Limits>,
     /// The session's own deadlines.
     pub timing: Timing,
-    /// The longest silence, as the client asked for it or as its plan allows.
+    /// The longest silence that upstream was asked for: the client's own wish, or what its plan
+    /// allowed at the start.
     pub inactivity: Duration,
     /// When the session ends whatever happens, and what it is told then.
     pub expiry: Option<(Instant, Problem)>,
@@ -66,7 +67,8 @@ pub(super) struct Relay<C, U> {
     messages: Bucket,
     frames: Bucket,
     now: Instant,
-    session_deadline: Instant,
+    /// When frames began to flow.
+    since: Instant,
     last_message: Instant,
     /// Set once the client has sent its close frame and upstream has been given it.
     client_close: Option<(Close, Instant)>,
@@ -103,7 +105,6 @@ where
     ) -> Self {
         let now = Instant::now();
         Self {
-            session_deadline: now + terms.limits.max_session_duration,
             messages: Bucket::of_messages(terms.limits.max_messages_per_second, now),
             frames: Bucket::of_frames(
                 terms
@@ -121,6 +122,7 @@ where
             up: up::Up::default(),
             down: down::Down::default(),
             now,
+            since: now,
             last_message: now,
             client_close: None,
             // The first deadline of a usual session: a timer that has to be moved to an earlier
@@ -206,12 +208,9 @@ where
         self.client
             .reader
             .set_max_message_bytes(limits.max_message_bytes as u64);
-        self.terms.inactivity = self.terms.inactivity.min(limits.max_inactivity_timeout);
-        self.session_deadline = self
-            .session_deadline
-            .min(self.tap.started() + limits.max_session_duration);
         self.admission.set_limits(Arc::clone(&limits));
         self.terms.limits = limits;
+        // Every deadline may have moved.
         self.timer.as_mut().reset(self.now);
     }
 
@@ -281,6 +280,9 @@ where
 
     fn next_deadline(&self) -> (Instant, Deadline) {
         let timing = &self.terms.timing;
+        let limits = &self.terms.limits;
+        // A plan may come to allow less than upstream was asked for, but upstream stays with it.
+        let inactivity = self.terms.inactivity.min(limits.max_inactivity_timeout);
         let mut next = (self.client.ping_at(), Deadline::Ping(Side::Client));
         let mut offer = |at: Instant, deadline: Deadline| {
             if at < next.0 {
@@ -291,12 +293,12 @@ where
         // While the client still takes what has come for it, nobody is silent.
         if !self.client.is_stalled() {
             offer(
-                self.last_message + self.terms.inactivity + timing.inactivity_grace,
-                Deadline::End(SessionEnd::Idle(self.terms.inactivity)),
+                self.last_message + inactivity + timing.inactivity_grace,
+                Deadline::End(SessionEnd::Idle(inactivity)),
             );
         }
         offer(
-            self.session_deadline,
+            self.since + limits.max_session_duration,
             Deadline::End(SessionEnd::Refused(Problem::session_expired())),
         );
         if let Some((at, problem)) = &self.terms.expiry {
@@ -319,7 +321,7 @@ where
         if let Some((close, since)) = &self.client_close {
             // After the end of its text the client still has audio coming; before, nothing.
             let at = if self.up.text_ended {
-                (*since).max(self.last_message) + self.terms.inactivity
+                (*since).max(self.last_message) + inactivity
             } else {
                 *since + timing.close_timeout
             };

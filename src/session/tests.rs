@@ -149,6 +149,15 @@ async fn quota() -> Quota {
     Quota::new(books, Rates::new(&RatesConfig::default()).unwrap())
 }
 
+impl Stage {
+    /// Puts the live session under other limits.
+    fn is_allowed(&self, change: impl FnOnce(&mut Limits)) {
+        let mut limits = Limits::new("default", &PlanConfig::default()).unwrap();
+        change(&mut limits);
+        self.live.set_limits(Arc::new(limits));
+    }
+}
+
 async fn stage() -> Stage {
     stage_with(|_, _| {}).await
 }
@@ -376,6 +385,60 @@ async fn a_session_lasts_no_longer_than_its_plan_allows() {
     let started = Instant::now();
     stage.client.expect_ending("session_expired", 1008).await;
     assert_eq!(started.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_session_lasts_as_long_as_its_plan_has_come_to_allow() {
+    for (seconds, ends_after) in [(60, 60), (5, 5), (1, 2)] {
+        let mut stage =
+            stage_with(|_, limits| limits.max_session_duration = Duration::from_secs(10)).await;
+        let started = Instant::now();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stage.is_allowed(|limits| {
+            limits.max_session_duration = Duration::from_secs(seconds);
+            limits.max_inactivity_timeout = Duration::from_secs(180);
+        });
+        let speaking = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(15)).await;
+                stage.upstream.say("{}").await;
+            }
+        };
+        let ending = async {
+            loop {
+                match stage.client.hear_answering().await {
+                    Heard::Text(text) if text == "{}" => {}
+                    heard => return Wire::expect_error(heard, "session_expired", 1008),
+                }
+            }
+        };
+        tokio::select! {
+            () = speaking => {}
+            () = ending => {}
+        }
+        assert_eq!(
+            started.elapsed().as_secs(),
+            ends_after,
+            "{seconds} s allowed"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_allowed_again_up_to_what_upstream_was_asked_for() {
+    for (seconds, ends_after_ms) in [([10, 10], 10_500), ([10, 30], 20_500)] {
+        let mut stage = stage().await;
+        let started = Instant::now();
+        for seconds in seconds {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stage.is_allowed(|limits| {
+                limits.max_inactivity_timeout = Duration::from_secs(seconds);
+            });
+        }
+        let ending = stage.client.expect_ending("input_timeout_exceeded", 1008);
+        ending.await;
+        assert_eq!(started.elapsed().as_millis(), ends_after_ms);
+    }
 }
 
 #[tokio::test(start_paused = true)]
