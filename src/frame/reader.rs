@@ -172,6 +172,13 @@ impl Reader {
         if valid { Ok(is_text) } else { Err(Fault::Utf8) }
     }
 
+    /// In place of [`Self::payload_of`] for a frame whose content does not matter, though its end does.
+    pub fn pass_over(&mut self, frame: &Frame) {
+        if frame.fin && frame.fragmented {
+            self.open = None;
+        }
+    }
+
     /// Whether a message has begun whose end has not come.
     #[must_use]
     pub fn is_inside_message(&self) -> bool {

@@ -675,6 +675,29 @@ async fn messages_that_come_too_fast_end_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_whose_frames_come_too_fast_is_listened_to_up_to_its_close() {
+    let mut stage = stage_with(|_, limits| limits.max_messages_per_second = 5).await;
+    let mask = stage.client.mask();
+    let mut frames = Vec::new();
+    for _ in 0..5 * 20 {
+        write_frame(&mut frames, Opcode::Pong, b"", mask);
+    }
+    // The frame that is one too many, and a message behind it.
+    for _ in 0..2 {
+        write_frame(&mut frames, Opcode::Text, br#"{"text":" "}"#, mask);
+    }
+    stage.client.stream.write_all(&frames).await.unwrap();
+    stage
+        .client
+        .expect_ending("rate_limit_exceeded", 1008)
+        .await;
+    let more = tokio::time::timeout(Duration::from_secs(1), stage.client.hear());
+    assert!(more.await.is_err(), "the client has not closed yet");
+    stage.client.close(1008, "").await;
+    assert_eq!(stage.client.hear().await, Heard::Gone);
+}
+
+#[tokio::test(start_paused = true)]
 async fn fragments_go_up_as_one_message_and_come_down_as_they_are() {
     let mut stage = stage().await;
     let mut wire = Vec::new();

@@ -119,6 +119,8 @@ where
                 Step::Frame(frame) => {
                     *taken += frame.len;
                     if !self.frames.take(self.now) {
+                        // The farewell reads on behind it.
+                        self.client.reader.pass_over(&frame);
                         return Err(self.too_fast());
                     }
                     self.on_client_frame(cx, &frame, rest)?;
