@@ -1,4 +1,4 @@
-//! Where a request comes from, and how many connections may come from there.
+//! Where a request comes from, and how many requests may come from there.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -121,7 +121,7 @@ const SETS: usize = 2048;
 /// The addresses that one set remembers.
 const WAYS: usize = 8;
 
-/// How many connections each address may make: a token bucket each, in a table of fixed size. An
+/// How many requests each address may make: a token bucket each, in a table of fixed size. An
 /// IPv6 address counts by its /64.
 ///
 /// The table never grows and a check allocates nothing. When too many addresses come at once, the
@@ -146,7 +146,7 @@ struct Bucket {
 }
 
 impl ConnectionBuckets {
-    /// Buckets that hold `burst` connections and get `per_second` back.
+    /// Buckets that hold `burst` requests and get `per_second` back.
     #[must_use]
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32, start: Instant) -> Self {
         let interval = 1_000_000_000 / u64::from(per_second.get());

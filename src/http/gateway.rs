@@ -1,4 +1,4 @@
-//! What every request shares, and the way from a known client to an open upstream.
+//! What every request shares: the parts of the relay, who is live, and how many places are taken.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -122,7 +122,7 @@ impl Gateway {
         })
     }
 
-    /// Takes other plans; live sessions go on under theirs, or end when their client is gone.
+    /// Takes other plans: live sessions go on under them, or end when their client is gone.
     pub fn reload(&self, plans: Plans) {
         self.plans.store(Arc::new(plans));
         self.recheck();
@@ -224,7 +224,7 @@ impl Gateway {
         }
     }
 
-    /// The limits of a client, narrowed to what its token allows.
+    /// The limits of a client's plan, as they are now. What its token allows less is not in them.
     pub(super) fn limits(&self, identity: &Identity) -> Result<Arc<Limits>, Problem> {
         let plans = self.plans.load();
         plans

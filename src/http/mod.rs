@@ -51,11 +51,13 @@ pub struct Config {
     pub allowed_origins: AllowedOrigins,
     /// Names the relay answers to, without port; any when empty, unless access is open.
     pub allowed_hosts: Vec<HostName>,
-    /// Proxies whose `X-Forwarded-For` is believed, as addresses or networks.
+    /// Proxies whose `X-Forwarded-For` is believed, as addresses or networks. All that comes through
+    /// another proxy counts as one address.
     pub trusted_proxies: Vec<Network>,
-    /// Connections that one address may make in a second, before any credential is looked at.
+    /// Requests of any kind that one address may make in a second, 1 to 1,000,000; they are counted
+    /// before any credential is looked at, those on one connection too.
     pub connections_per_second: NonZeroU32,
-    /// How many it may make at once.
+    /// How many it may make at once, 1 to 1,000,000.
     pub connection_burst: NonZeroU32,
     /// How long a connection may take to send a whole request head.
     #[serde(with = "humantime_serde")]

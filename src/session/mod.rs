@@ -40,7 +40,7 @@ use crate::quota::Admission;
 use leg::Leg;
 use relay::Relay;
 
-/// The `[session]` table: deadlines that hold for every client.
+/// Deadlines that hold for every client; their keys stand in the `[server]` table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timing {
