@@ -103,7 +103,7 @@ impl Reader {
 
     /// Says what stands at the start of `bytes`. After `Frame` or `Large` the reader expects what
     /// follows it; the payload of a data frame must then be shown to [`Self::payload_of`], or piece
-    /// by piece to [`Self::payload`]. Only a message that came in one frame may go by unseen.
+    /// by piece to [`Self::payload`], or passed over with [`Self::pass_over`].
     ///
     /// # Errors
     /// Whatever the frame's header does against RFC 6455, or a message over the limit, both before

@@ -8,7 +8,7 @@ use super::gateway::{Ask, Gateway};
 use crate::auth::Identity;
 use crate::protocol::{InvalidMessage, Problem};
 use crate::quota::Refusal;
-use crate::usage::LedgerRow;
+use crate::usage::{LedgerRow, unix_ms};
 
 /// What a request asked for, as far as it is known.
 #[derive(Clone, Debug, Default)]
@@ -117,11 +117,4 @@ pub(super) fn note(
         close_code: code,
         trace_id: None,
     });
-}
-
-fn unix_ms(time: SystemTime) -> i64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::tap::{Counts, Tap};
+use super::tap::{Counts, Tap, millis};
 use super::{Facts, Live, SessionEnd};
 use crate::metrics::Metrics;
 use crate::quota::Admission;
-use crate::usage::LedgerRow;
+use crate::usage::{LedgerRow, unix_ms};
 
 /// How long the end of a session may wait for the store.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
@@ -111,15 +111,4 @@ pub(crate) fn report(
     }
     metrics.silent_finals.add(counts.silent_finals);
     metrics.sessions_ended.with([&*end.label()]).inc();
-}
-
-fn unix_ms(time: SystemTime) -> i64 {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

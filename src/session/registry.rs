@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -45,7 +45,7 @@ pub struct Live {
     /// Payload bytes from upstream.
     pub bytes_down: AtomicU64,
     orders: Mutex<Orders>,
-    has_orders: AtomicU64,
+    has_orders: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -101,7 +101,7 @@ impl Registry {
             messages_down: AtomicU64::new(0),
             bytes_down: AtomicU64::new(0),
             orders: Mutex::new(Orders::default()),
-            has_orders: AtomicU64::new(0),
+            has_orders: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
         self.live.lock().insert(id, Arc::clone(&live));
@@ -183,20 +183,20 @@ impl Live {
 
     fn order(&self, give: impl FnOnce(&mut Orders)) {
         give(&mut self.orders.lock());
-        self.has_orders.store(1, Ordering::Release);
+        self.has_orders.store(true, Ordering::Release);
         self.waker.wake();
     }
 
     /// Ready when there are orders.
     pub fn poll_orders(&self, cx: &mut Context<'_>) -> Poll<Orders> {
-        if self.has_orders.load(Ordering::Acquire) == 0 {
+        if !self.has_orders.load(Ordering::Acquire) {
             self.waker.register(cx.waker());
-            if self.has_orders.load(Ordering::Acquire) == 0 {
+            if !self.has_orders.load(Ordering::Acquire) {
                 return Poll::Pending;
             }
         }
         let mut orders = self.orders.lock();
-        self.has_orders.store(0, Ordering::Release);
+        self.has_orders.store(false, Ordering::Release);
         Poll::Ready(std::mem::take(&mut *orders))
     }
 

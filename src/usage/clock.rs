@@ -33,10 +33,15 @@ impl WallClock {
     pub fn now_ms(&self) -> i64 {
         match &self.0 {
             Some(time) => time.load(Ordering::SeqCst),
-            None => match SystemTime::now().duration_since(UNIX_EPOCH) {
-                Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-                Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
-            },
+            None => unix_ms(SystemTime::now()),
         }
+    }
+}
+
+/// A wall time as Unix time in milliseconds.
+pub(crate) fn unix_ms(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
     }
 }

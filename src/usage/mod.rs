@@ -33,6 +33,7 @@ pub use store::{
 };
 pub use window::{Charge, Per, Unit, WindowKey};
 
+pub(crate) use clock::unix_ms;
 pub(crate) use window::utc_time;
 
 /// Unicode scalar values of text.
