@@ -147,17 +147,13 @@ fn shows_all(endpoint: Endpoint, limits: &Limits) -> bool {
 fn shown(endpoint: Endpoint, limits: &Limits, body: &[u8]) -> Option<Vec<u8>> {
     match endpoint {
         Endpoint::Models => with_models_shown(body, |model| limits.allows_model(model)),
-        _ => with_voices_shown(body, |voice| {
-            let aliases: Vec<&str> = limits
+        _ => with_voices_shown(body, |voice| Shown {
+            as_is: limits.lists_voice(voice),
+            under: limits
                 .voice_aliases()
                 .filter(|(_, real)| real.as_str() == voice)
                 .map(|(alias, _)| alias.as_str())
-                .collect();
-            match limits.resolve_named(voice) {
-                Ok(None) if aliases.is_empty() => Shown::AsIs,
-                // A voice that is an alias's name is not what a client gets by that name.
-                _ => Shown::Under(aliases),
-            }
+                .collect(),
         }),
     }
 }

@@ -10,11 +10,11 @@ use super::spans::{decode, elements, members};
 
 /// What a client is shown of one entry of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shown<'a> {
+pub struct Shown<'a> {
     /// The entry as it is.
-    AsIs,
-    /// One copy under each of these ids; with none it is hidden.
-    Under(Vec<&'a str>),
+    pub as_is: bool,
+    /// One copy under each of these ids.
+    pub under: Vec<&'a str>,
 }
 
 /// `body` of `GET /v1/models` (an array) with only those entries whose `model_id` is allowed. None
@@ -22,9 +22,9 @@ pub enum Shown<'a> {
 #[must_use]
 pub fn with_models_shown(body: &[u8], is_allowed: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
     serde_json::from_slice::<IgnoredAny>(body).ok()?;
-    let shown = |id: &str| match is_allowed(id) {
-        true => Shown::AsIs,
-        false => Shown::Under(Vec::new()),
+    let shown = |id: &str| Shown {
+        as_is: is_allowed(id),
+        under: Vec::new(),
     };
     let list = filter(body, 0..body.len(), "model_id", shown)?;
     Some(list.bytes)
@@ -84,14 +84,15 @@ fn filter<'a>(
         let Some((place, name)) = id_of(body, entry.clone(), id) else {
             continue;
         };
-        match shown(&name) {
-            Shown::AsIs => entries.push(Cow::Borrowed(&body[entry])),
-            Shown::Under(names) => entries.extend(names.into_iter().map(|name| {
-                let name = serde_json::Value::from(name).to_string().into_bytes();
-                let place = place.start - entry.start..place.end - entry.start;
-                Cow::Owned(with_changes(&body[entry.clone()], vec![(place, name)]))
-            })),
+        let Shown { as_is, under } = shown(&name);
+        if as_is {
+            entries.push(Cow::Borrowed(&body[entry.clone()]));
         }
+        entries.extend(under.into_iter().map(|name| {
+            let name = serde_json::Value::from(name).to_string().into_bytes();
+            let place = place.start - entry.start..place.end - entry.start;
+            Cow::Owned(with_changes(&body[entry.clone()], vec![(place, name)]))
+        }));
     }
     let mut bytes = vec![b'['];
     bytes.extend(entries.join(&b','));
@@ -142,10 +143,13 @@ mod tests {
     use super::*;
 
     fn shown(id: &str) -> Shown<'static> {
-        match id {
-            "open" => Shown::AsIs,
-            "real" => Shown::Under(vec!["assistant", "narrator"]),
-            _ => Shown::Under(Vec::new()),
+        Shown {
+            as_is: matches!(id, "open" | "both"),
+            under: match id {
+                "real" => vec!["assistant", "narrator"],
+                "both" => vec!["alias"],
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -163,6 +167,10 @@ mod tests {
             Some(
                 r#"{ "voices": [{"voice_id":"open", "x":1.0e2},{"name":"R","voice_id":"assistant"},{"name":"R","voice_id":"narrator"}], "more":null }"#,
             ),
+        );
+        check(
+            r#"{"voices":[{"voice_id":"both"}]}"#,
+            Some(r#"{"voices":[{"voice_id":"both"},{"voice_id":"alias"}]}"#),
         );
         check(r#"{"voices":[]}"#, Some(r#"{"voices":[]}"#));
         check(

@@ -123,12 +123,20 @@ impl Limits {
             .ok_or(Refusal::Voice)
     }
 
-    /// Whether a real voice may be used; for the list of voices that a client sees.
+    /// Whether a real voice may be used.
     #[must_use]
     pub fn allows_voice(&self, voice: &VoiceId) -> bool {
         self.voices.is_empty()
             || self.voices.contains(voice)
             || self.aliases.values().any(|target| target == voice)
+    }
+
+    /// Whether `named` stands as it is in the list of voices that a client sees. A voice that the plan
+    /// has only as what an alias stands for is listed by that name.
+    #[must_use]
+    pub fn lists_voice(&self, named: &str) -> bool {
+        !self.aliases.contains_key(named)
+            && (!self.restricts_voices() || self.voices.contains(named))
     }
 
     /// The voice that `named` in a message stands for: another one if it is an alias.
