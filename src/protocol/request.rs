@@ -268,7 +268,15 @@ pub fn route(prefix: &str, method: &Method, path: &str) -> Option<Route> {
 #[must_use]
 pub fn route_of_path(prefix: &str, path: &str) -> Option<Route> {
     let segments = segments(path)?;
-    let mut rest = below_prefix(prefix, &segments).unwrap_or(&segments);
+    // A prefix may be the start of a path as it is without one, such as `/v1`.
+    let below = below_prefix(prefix, &segments);
+    below
+        .and_then(route_of_segments)
+        .or_else(|| route_of_segments(&segments))
+}
+
+fn route_of_segments(segments: &[Cow<'_, str>]) -> Option<Route> {
+    let mut rest = segments;
     let mut token = None;
     if let [first, path_token, below @ ..] = rest
         && first == "t"
@@ -386,7 +394,20 @@ mod tests {
                 &format!("/relay/a{path}"),
                 Some((endpoint, named, None)),
             );
-            check("/relay", &path, Some((endpoint, named, None)));
+            // Also where the prefix is what the path begins with by itself.
+            for prefix in ["/relay", "/v1", "/t"] {
+                check(prefix, &path, Some((endpoint, named, None)));
+                check(
+                    prefix,
+                    &format!("{prefix}{path}"),
+                    Some((endpoint, named, None)),
+                );
+                check(
+                    prefix,
+                    &format!("/t/tok{path}"),
+                    Some((endpoint, named, Some("tok"))),
+                );
+            }
             check(
                 "",
                 &format!("/t/tok-1_2{path}"),
