@@ -13,6 +13,7 @@ use super::single_use::{REVOKED_FOR, key};
 use super::usage::{self, UsageArguments};
 use crate::auth::{NewToken, TokenHash};
 use crate::config::{Settings, Sources};
+use crate::http::{ServerTls, TlsMode};
 use crate::ids::ClientId;
 use crate::sandbox;
 
@@ -206,6 +207,9 @@ fn path_text(path: &Path) -> Result<&str> {
 
 fn check(sources: &Sources, out: &mut dyn Write, remarks: &mut dyn Write) -> Result<()> {
     let settings = Settings::load(sources)?;
+    if matches!(settings.server.tls, TlsMode::Files { .. }) {
+        ServerTls::load(&settings.server.tls)?;
+    }
     out.write_all(Settings::show(sources)?.as_bytes())?;
     let key = match settings.api_key {
         Some(_) => "# ELEVENLABS_API_KEY is set",
@@ -415,6 +419,11 @@ mod tests {
                 .unwrap()
                 .contains("warning: log.text")
         );
+
+        let tls = "[server]\ntls = { cert = \"/nowhere.pem\", key = \"/nowhere.pem\" }\n";
+        std::fs::write(&file, tls).unwrap();
+        let error = check(&sources, &mut Vec::new(), &mut Vec::new()).unwrap_err();
+        assert!(format!("{error:#}").contains("/nowhere.pem"));
 
         std::fs::write(&file, "[log]\ntexts = \"full\"\n").unwrap();
         let error = check(&sources, &mut Vec::new(), &mut Vec::new()).unwrap_err();

@@ -320,6 +320,9 @@ fn every_number_has_a_range() {
         has_range(table, key, None, HUGE, "must be between 0 and ");
         given(&format!("[{table}]\n{key} = 0\n"), &[]).load();
     }
+    given("[upstream.warm]\nmin = 9\nmax = 3\n", &[])
+        .fails(&["`upstream.warm.min` must be at most `upstream.warm.max`, which is 3"]);
+    given("[upstream.warm]\nmin = 9\nmax = 0\n", &[]).load();
 }
 
 #[test]
@@ -499,6 +502,24 @@ fn strangers_are_not_let_in_by_accident() {
         "{:?}",
         keyless.warnings
     );
+    for (base_url, is_warned) in [
+        ("ws://192.0.2.1:80", true),
+        ("http://speech.internal", true),
+        ("wss://192.0.2.1", false),
+        ("ws://127.0.0.1:9", false),
+        ("ws://[::1]:9", false),
+        ("ws://localhost:9", false),
+    ] {
+        let variables = [
+            ("XI_RELAY__UPSTREAM__BASE_URL", base_url),
+            ("ELEVENLABS_API_KEY", "not-a-key"),
+        ];
+        let warnings = given("", &variables).load().warnings;
+        let is_said = warnings
+            .iter()
+            .any(|warning| warning.contains("in the clear"));
+        assert_eq!(is_said, is_warned, "{base_url}: {warnings:?}");
+    }
     given(&client.repeat(2), &[]).fails(&["clients.web.id"]);
     given(&format!("{client}plan = \"gold\"\n"), &[]).fails(&["plan", "gold"]);
     let pasted = given(

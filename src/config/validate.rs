@@ -113,12 +113,19 @@ fn numbers(settings: &Settings) -> Result<(), Error> {
     ];
     let is_wrong =
         |(_, value, least, most): &(&str, u64, u64, u64)| !(*least..=*most).contains(value);
-    match rows.into_iter().find(is_wrong) {
-        Some((key, _, least, most)) => Err(Error::overall(format!(
+    if let Some((key, _, least, most)) = rows.into_iter().find(is_wrong) {
+        return Err(Error::overall(format!(
             "`{key}` must be between {least} and {most}"
-        ))),
-        None => Ok(()),
+        )));
     }
+    // With `max = 0` there are none, whatever `min` is.
+    let (min, max) = (upstream.warm.min, upstream.warm.max);
+    if max > 0 && min > max {
+        return Err(Error::overall(format!(
+            "`upstream.warm.min` must be at most `upstream.warm.max`, which is {max}"
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses what would lend the key to strangers, and listeners in each other's way.
@@ -221,12 +228,18 @@ pub(super) fn warn(settings: &mut Settings) {
     }
     if let Some(base_url) = &settings.upstream.base_url
         && !base_url.is_sandbox()
-        && settings.api_key.is_none()
     {
-        warnings.push(format!(
-            "upstream.base_url is {base_url} and ELEVENLABS_API_KEY is not set: sessions go up \
-             without a key"
-        ));
+        if settings.api_key.is_none() {
+            warnings.push(format!(
+                "upstream.base_url is {base_url} and ELEVENLABS_API_KEY is not set: sessions go up \
+                 without a key"
+            ));
+        } else if !base_url.is_tls() && !base_url.is_loopback() {
+            warnings.push(format!(
+                "upstream.base_url is {base_url}, without TLS: the key and all that is spoken \
+                 travel in the clear; use wss://"
+            ));
+        }
     }
     if let Some(directory) = &settings.recording.directory {
         let recorded: Vec<&str> = settings
