@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::address::ConnectionBuckets;
 use super::connection::Connection;
@@ -76,7 +77,7 @@ pub struct Gateway {
     pub(super) connections: ConnectionBuckets,
     sockets: AtomicUsize,
     sockets_closed: Notify,
-    draining: AtomicBool,
+    draining: CancellationToken,
 }
 
 /// A place among the sockets of this process, and among those of its worker; dropping it frees
@@ -117,7 +118,7 @@ impl Gateway {
             secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
             sockets: AtomicUsize::new(0),
             sockets_closed: Notify::new(),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             parts,
         })
     }
@@ -174,13 +175,25 @@ impl Gateway {
 
     /// Accepts no new sessions from here on.
     pub fn start_draining(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
     }
 
     /// Whether new sessions are refused.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.is_cancelled()
+    }
+
+    /// What comes of `waiting` for a client that has nothing live yet, unless the relay stops first.
+    pub(super) async fn unless_draining<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+    ) -> Result<T, Problem> {
+        tokio::select! {
+            biased;
+            done = waiting => Ok(done),
+            () = self.draining.cancelled() => Err(Problem::service_restart()),
+        }
     }
 
     /// What may reach nobody.

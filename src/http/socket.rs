@@ -179,7 +179,9 @@ async fn first_credential(
     opening: &mut Opening<ClientStream>,
 ) -> Result<Credential, SessionEnd> {
     let wait = gateway.parts.timing.credential_timeout;
-    let Ok(message) = tokio::time::timeout(wait, opening.first_message()).await else {
+    let message = tokio::time::timeout(wait, opening.first_message());
+    let message = gateway.unless_draining(message).await;
+    let Ok(message) = message.map_err(SessionEnd::Refused)? else {
         return Err(without_credential());
     };
     let (payload, is_text) = message?;

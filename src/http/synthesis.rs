@@ -92,7 +92,8 @@ async fn prepare(
     wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
 
     let config = &gateway.parts.config;
-    let original = body::read(body, config.max_body_bytes, config.body_timeout).await?;
+    let body = body::read(body, config.max_body_bytes, config.body_timeout);
+    let original = gateway.unless_draining(body).await??;
     wish.bytes = original.len() as u64;
     let dialect = ask
         .endpoint

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::frame::Frame;
+use crate::support::http::Request;
+use crate::support::relay::TOKEN;
 use crate::support::{Event, PATH, Peer, TestRelay, Upstream, eventually, session};
 
 #[test]
@@ -60,6 +62,36 @@ fn a_hundred_live_sessions_are_drained() {
         let (heard, _) = conn.hear_out();
         assert_eq!(heard, [""; 0]);
     }
+}
+
+#[test]
+fn who_has_nothing_live_yet_is_told_at_once() {
+    let upstream = Upstream::start();
+    let mut relay = TestRelay::start(
+        upstream.address,
+        "[server]\ndrain_timeout = \"1h\"\ncredential_timeout = \"1h\"\nbody_timeout = \"1h\"",
+    );
+    let (live, conn) = session(&relay, &upstream);
+    let mut silent = Peer::dial(relay.address);
+    silent.write(&Request::upgrade(PATH).encode());
+    silent.expect_upgraded();
+    let mut half = Peer::dial(relay.address);
+    let post = Request::plain("POST", "/v1/text-to-speech/VoiceAlpha0000000001")
+        .with("xi-api-key", TOKEN)
+        .with("Expect", "100-continue")
+        .json(r#"{"text":"Hello"}"#);
+    let head = post.encode();
+    half.write(&head[..head.len() - 1]);
+    // Its body is being waited for.
+    assert!(half.wire().take_until(b"\r\n\r\n").is_some());
+
+    relay.signal("TERM");
+    silent.expect_refusal("service_restart", 1012);
+    let told = half.expect_response();
+    assert_eq!(told.status, 503, "{}", told.head.raw);
+    drop((live, conn));
+    let status = relay.wait(Duration::from_secs(5));
+    assert_eq!(status.code(), Some(0), "{status}");
 }
 
 #[test]
