@@ -23,7 +23,7 @@ use crate::ids::Side;
 use crate::protocol::{AudioMeter, Problem};
 use crate::quota::Admission;
 use crate::session::{self, Facts, Live, Registration, SessionEnd, Tap};
-use crate::upstream::{HttpAnswer, HttpError, HttpRequest, Upstream};
+use crate::upstream::{HttpAnswer, HttpError, HttpRequest};
 
 /// How long a client may take over what is left of a whole answer. At the pace of speech that is half
 /// a minute, with all that may be on its way in buffers.
@@ -114,7 +114,7 @@ impl Exchange {
 
         let mut ended = pin!(ended(&live, self.deadline, self.expiry));
         let mut up = Up {
-            upstream: &gateway.parts.upstream,
+            gateway: &gateway,
             worker: self.connection.worker(),
             live: &live,
             head: &mut head,
@@ -146,7 +146,7 @@ impl Exchange {
                 (end, parting)
             }
             Ok(answer) if !answer.status.is_success() => {
-                facts.trace_id = trace_id(&answer);
+                facts.trace_id.clone_from(&answer.trace_id);
                 let (response, problem) = error_response(&gateway, answer, live.id).await;
                 facts.status = Some(response.status().as_u16());
                 tap.on_answer_end(response.status().as_u16(), Instant::now());
@@ -157,7 +157,7 @@ impl Exchange {
             }
             Ok(answer) => {
                 let status = answer.status.as_u16();
-                facts.trace_id = trace_id(&answer);
+                facts.trace_id.clone_from(&answer.trace_id);
                 facts.status = Some(status);
                 let (pieces, body) = mpsc::channel(1);
                 let to_client = ToClient { pieces, patience };
@@ -193,7 +193,7 @@ impl Exchange {
 
 /// The way up, which ends early when the client does not wait.
 struct Up<'a> {
-    upstream: &'a Upstream,
+    gateway: &'a Gateway,
     worker: usize,
     live: &'a Live,
     head: &'a mut oneshot::Sender<Response>,
@@ -216,11 +216,15 @@ impl Up<'_> {
                 held.map_err(|refusal| SessionEnd::Refused(Problem::from(&refusal)))?
             }
         };
+        let secrets = self.gateway.secrets();
+        let upstream = &self.gateway.parts.upstream;
         let answered = tokio::select! {
             biased;
             end = ended => Err(Unanswered::Ended(end)),
             () = self.head.closed() => Err(Unanswered::Ended(SessionEnd::Lost(Side::Client))),
-            answered = self.upstream.request(self.worker, request) => answered.map_err(Unanswered::Failed),
+            answered = upstream.request(self.worker, request, &secrets) => {
+                answered.map_err(Unanswered::Failed)
+            }
         };
         let has_gone_up = !matches!(
             answered,
@@ -375,9 +379,4 @@ fn content_length(answer: &HttpAnswer) -> Option<u64> {
         .ok()?;
     // An empty body is told by its end.
     (length > 0).then_some(length)
-}
-
-fn trace_id(answer: &HttpAnswer) -> Option<String> {
-    let trace_id = answer.headers.get("x-trace-id")?.to_str().ok()?;
-    Some(trace_id.to_owned())
 }

@@ -81,7 +81,8 @@ async fn list(
         accept: None,
         body: None,
     };
-    let answer = gateway.parts.upstream.request(ask.worker(), request).await;
+    let (upstream, secrets) = (&gateway.parts.upstream, gateway.secrets());
+    let answer = upstream.request(ask.worker(), request, &secrets).await;
     let answer = answer.map_err(|error| unavailable(ask, &error.to_string()))?;
     let status = answer.status;
     if !status.is_success() {

@@ -46,9 +46,11 @@ struct Dial {
 impl Dial {
     /// Nothing goes out before the first poll.
     fn new(gateway: &Arc<Gateway>, worker: usize, path_and_query: String) -> Self {
-        let upstream = Arc::clone(&gateway.parts.upstream);
+        let (upstream, secrets) = (Arc::clone(&gateway.parts.upstream), gateway.secrets());
         Self {
-            connecting: Box::pin(async move { upstream.connect(worker, &path_and_query).await }),
+            connecting: Box::pin(async move {
+                upstream.connect(worker, &path_and_query, &secrets).await
+            }),
             connected: None,
         }
     }
@@ -161,7 +163,7 @@ pub(super) async fn open(
     };
     let connected = tokio::select! {
         connected = dial.finish() => {
-            connected.map_err(|error| denied(ask, error))
+            connected.map_err(|error| denied(gateway, ask, error))
         }
         end = registration.live().ended() => Err(Denied::Ended(end)),
         end = gone => Err(Denied::Ended(end)),
@@ -319,11 +321,14 @@ async fn admit(
     gateway.parts.quota.admit(request).await
 }
 
-fn denied(ask: &Ask, error: ConnectError) -> Denied {
+fn denied(gateway: &Gateway, ask: &Ask, error: ConnectError) -> Denied {
     if let ConnectError::Handshake(HandshakeError::Refused(refusal)) = error {
         return Denied::Upstream(refusal);
     }
-    tracing::warn!(session = %ask.id, cause = %error, "upstream is unavailable");
+    // Upstream's own words may stand in it, such as the names in a certificate.
+    let (secrets, error) = (gateway.secrets(), error.to_string());
+    let cause = secrets.scrub_text(&error);
+    tracing::warn!(session = %ask.id, cause = &*cause, "upstream is unavailable");
     Denied::Problem(Problem::upstream_unavailable())
 }
 

@@ -85,7 +85,7 @@ pub struct Facts {
     pub model: String,
     /// The output format in effect.
     pub format: String,
-    /// Upstream's `x-trace-id`.
+    /// Upstream's `x-trace-id`, unless it holds a secret.
     pub trace_id: Option<String>,
     /// From the client's request to the leave to run it.
     pub admit_time: Duration,

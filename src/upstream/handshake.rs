@@ -8,6 +8,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::BaseUrl;
+use crate::protocol::Secrets;
 
 /// The longest response head accepted from upstream.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -26,11 +27,11 @@ pub(super) struct Request {
 pub struct Handshake {
     /// Bytes behind the head.
     pub read_ahead: Vec<u8>,
-    /// Its `x-trace-id`.
+    /// Its `x-trace-id`, unless it holds a secret.
     pub trace_id: Option<String>,
 }
 
-/// An HTTP answer other than 101.
+/// An HTTP answer other than 101. Of its headers those that hold a secret are left out.
 #[derive(Debug, Clone)]
 pub struct Refusal {
     /// The HTTP status.
@@ -90,8 +91,13 @@ impl Request {
         }
     }
 
-    /// Sends the request and reads the answer, and with a refusal its body.
-    pub(super) async fn upgrade<S>(&self, stream: &mut S) -> Result<Handshake, HandshakeError>
+    /// Sends the request and reads the answer, and with a refusal its body. No header that is passed
+    /// on holds one of `secrets`.
+    pub(super) async fn upgrade<S>(
+        &self,
+        stream: &mut S,
+        secrets: &Secrets,
+    ) -> Result<Handshake, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -122,14 +128,14 @@ impl Request {
                 status: response.code.unwrap_or(0),
             };
             if head.status == 101 {
-                let trace_id = head.text("x-trace-id");
+                let trace_id = head.text("x-trace-id", secrets);
                 self.judge(&head)?;
                 return Ok(Handshake {
                     read_ahead: read.split_off(head_len),
                     trace_id,
                 });
             }
-            let (mut refusal, framing) = (head.refusal(), head.framing());
+            let (mut refusal, framing) = (head.refusal(secrets), head.framing());
             refusal.body = read_body(stream, read.split_off(head_len), framing).await;
             return Err(HandshakeError::Refused(refusal));
         }
@@ -185,16 +191,18 @@ impl Head<'_, '_> {
             .map(str::trim)
     }
 
-    fn text(&self, name: &'static str) -> Option<String> {
-        self.all(name).next().map(str::to_owned)
+    /// The value of a header, unless it holds one of `secrets`.
+    fn text(&self, name: &'static str, secrets: &Secrets) -> Option<String> {
+        let value = self.all(name).next()?;
+        (!secrets.contains(value.as_bytes())).then(|| value.to_owned())
     }
 
-    fn refusal(&self) -> Refusal {
+    fn refusal(&self, secrets: &Secrets) -> Refusal {
         Refusal {
             status: self.status,
-            content_type: self.text("content-type"),
-            retry_after: self.text("retry-after"),
-            trace_id: self.text("x-trace-id"),
+            content_type: self.text("content-type", secrets),
+            retry_after: self.text("retry-after", secrets),
+            trace_id: self.text("x-trace-id", secrets),
             body: Vec::new(),
         }
     }

@@ -24,6 +24,7 @@ use tower::Service;
 
 use super::dial::{Dialer, describe};
 use super::{BaseUrl, Config, ConnectError, Stream};
+use crate::protocol::Secrets;
 
 /// A connection without a request is closed after so long; upstream keeps them longer.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -59,6 +60,8 @@ pub struct HttpAnswer {
     pub status: StatusCode,
     /// The headers as they came.
     pub headers: HeaderMap,
+    /// `x-trace-id`, unless it holds a secret.
+    pub trace_id: Option<String>,
     body: Incoming,
     read_timeout: Duration,
     _under_way: UnderWay,
@@ -204,20 +207,29 @@ impl HttpClient {
         &self,
         request: HttpRequest,
         api_key: Option<&SecretString>,
+        secrets: &Secrets,
     ) -> Result<HttpAnswer, HttpError> {
         let request = self.with_head(request, api_key)?;
         let mut under_way = UnderWay::new(&self.activity);
         let answer = tokio::time::timeout(self.read_timeout, self.client.request(request))
             .await
             .map_err(|_| HttpError::Silent(self.read_timeout))?
-            .map_err(|error| match error.is_connect() {
-                true => HttpError::Connect(describe(&error)),
-                false => HttpError::Broken(describe(&error)),
+            .map_err(|error| {
+                // The words of an HTTP/2 upstream that ends the connection stand in it.
+                let text = secrets.scrub_text(&describe(&error)).into_owned();
+                match error.is_connect() {
+                    true => HttpError::Connect(text),
+                    false => HttpError::Broken(text),
+                }
             })?;
         under_way.is_answered = true;
         let (head, body) = answer.into_parts();
+        let trace_id = head.headers.get("x-trace-id");
         Ok(HttpAnswer {
             status: head.status,
+            trace_id: trace_id
+                .filter(|value| !secrets.contains(value.as_bytes()))
+                .and_then(|value| Some(value.to_str().ok()?.to_owned())),
             headers: head.headers,
             body,
             read_timeout: self.read_timeout,

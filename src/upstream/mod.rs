@@ -37,6 +37,8 @@ use dial::Dialer;
 use http::HttpClients;
 use pool::Pool;
 
+use crate::protocol::Secrets;
+
 /// The `[upstream]` table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -82,7 +84,7 @@ pub struct Connected {
     pub stream: Stream,
     /// What came in the same read as the 101, to be read before the stream.
     pub read_ahead: Vec<u8>,
-    /// Upstream's `x-trace-id`.
+    /// Upstream's `x-trace-id`, unless it holds a secret.
     pub trace_id: Option<String>,
     /// From the first attempt to the 101.
     pub took: Duration,
@@ -190,7 +192,8 @@ impl Upstream {
     }
 
     /// Dials, upgrades `path_and_query` (which begins with `/v1/`) and returns once upstream has
-    /// said 101. Nothing of the client is in what goes up but this path and query.
+    /// said 101. Nothing of the client is in what goes up but this path and query, and nothing of
+    /// `secrets` in the headers that come back.
     ///
     /// # Errors
     /// See [`ConnectError`]; an HTTP answer other than 101 is in it with its body.
@@ -198,9 +201,10 @@ impl Upstream {
         &self,
         worker: usize,
         path_and_query: &str,
+        secrets: &Secrets,
     ) -> Result<Connected, ConnectError> {
         let started = Instant::now();
-        let connecting = self.try_connect(worker, path_and_query);
+        let connecting = self.try_connect(worker, path_and_query, secrets);
         let result = tokio::time::timeout(self.connect_timeout, connecting)
             .await
             .unwrap_or(Err(ConnectError::TimedOut(self.connect_timeout)));
@@ -224,7 +228,7 @@ impl Upstream {
 
     /// Sends an HTTP request and returns with the head of the answer, whatever its status; the body
     /// follows as it comes. Dropping the future or the answer cancels the request upstream.
-    /// Redirects are not followed.
+    /// Redirects are not followed. Nothing of `secrets` stands in the error's text.
     ///
     /// # Errors
     /// See [`HttpError`].
@@ -232,10 +236,11 @@ impl Upstream {
         &self,
         worker: usize,
         request: HttpRequest,
+        secrets: &Secrets,
     ) -> Result<HttpAnswer, HttpError> {
         let api_key = self.api_key.load_full();
         let client = self.http.of(worker);
-        let result = client.request(request, api_key.as_deref()).await;
+        let result = client.request(request, api_key.as_deref(), secrets).await;
         match &result {
             Ok(_) => self.note_success(),
             Err(_) => {
@@ -249,11 +254,12 @@ impl Upstream {
         &self,
         worker: usize,
         path_and_query: &str,
+        secrets: &Secrets,
     ) -> Result<(Stream, Handshake), ConnectError> {
         let api_key = self.api_key.load_full();
         let request = handshake::Request::new(&self.base_url, path_and_query, api_key.as_deref());
         if let Some(mut stream) = self.pool.take(worker) {
-            match request.upgrade(&mut stream).await {
+            match request.upgrade(&mut stream, secrets).await {
                 Ok(handshake) => return Ok((stream, handshake)),
                 // It died while it waited; nothing of the client has gone up yet.
                 Err(HandshakeError::Broken(_)) => self.pool.note_stale(),
@@ -262,7 +268,7 @@ impl Upstream {
         }
         // Boxed, so that who finds a warm connection has no room for a dial.
         let mut stream = Box::pin(self.dialer.dial()).await?;
-        let handshake = request.upgrade(&mut stream).await?;
+        let handshake = request.upgrade(&mut stream, secrets).await?;
         Ok((stream, handshake))
     }
 }

@@ -4,7 +4,7 @@
 use crate::support::frame::Frame;
 use crate::support::http::Request;
 use crate::support::relay::{OTHER_TOKEN, TOKEN, UPSTREAM_KEY};
-use crate::support::{PATH, Peer, TestRelay, Upstream, Wire, session};
+use crate::support::{PATH, Peer, TestRelay, Upstream, Wire, eventually, session};
 
 const SPOKEN: &str = "the canary sings at dawn";
 const HEARD: &str = "Y2FuYXJ5LWF1ZGlv";
@@ -141,6 +141,76 @@ fn nothing_secret_is_ever_said() {
             );
         }
     }
+}
+
+/// The key stands neither in what clients have got, of one session each, nor in the log of these.
+#[track_caller]
+fn expect_unsaid(relay: &TestRelay, clients: &[String]) {
+    eventually("the summaries", || {
+        let lines = relay.log_lines();
+        let n_ended = lines
+            .iter()
+            .filter(|line| line["message"] == "session ended")
+            .count();
+        (n_ended == clients.len()).then_some(())
+    });
+    for said in clients.iter().chain([&relay.log_text()]) {
+        assert!(!said.contains(UPSTREAM_KEY), "{said}");
+    }
+}
+
+#[test]
+fn a_trace_id_that_quotes_the_key_is_dropped() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let quoting = format!("trace-of-{UPSTREAM_KEY}");
+
+    let mut client = Peer::dial(relay.address);
+    client.write(&relay.authorized(PATH).encode());
+    let mut conn = upstream.next();
+    let head = conn.acceptance().replace("trace-of-the-test", &quoting);
+    conn.write(head.as_bytes());
+    client.expect_upgraded();
+    assert_eq!(client.head.as_ref().unwrap().get("x-trace-id"), None);
+    conn.send(Frame::close(1000, ""));
+    client.expect_close(1000);
+    expect_unsaid(&relay, &[client.transcript()]);
+}
+
+#[test]
+fn headers_of_a_refusal_that_quote_the_key_are_dropped() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let mut client = Peer::dial(relay.address);
+    client.write(&relay.authorized(PATH).encode());
+    let head = format!(
+        "HTTP/1.1 404 Not Found\r\ncontent-type: x/{UPSTREAM_KEY}\r\nretry-after: {UPSTREAM_KEY}\r\n\
+         x-trace-id: t-{UPSTREAM_KEY}\r\ncontent-length: 2\r\n\r\n{{}}"
+    );
+    upstream.next().write(head.as_bytes());
+    assert_eq!(client.expect_response().status, 404);
+    expect_unsaid(&relay, &[client.transcript()]);
+}
+
+#[test]
+fn the_trace_id_of_an_http_answer_is_not_logged_when_it_quotes_the_key() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let answered = ["200 OK", "404 Not Found"].map(|status| {
+        let target = PATH.replace("/stream-input", "");
+        let request = Request::plain("POST", &target)
+            .with("xi-api-key", TOKEN)
+            .json(r#"{"text":"Hello."}"#);
+        let mut client = Peer::dial(relay.address);
+        client.write(&request.encode());
+        let head = format!(
+            "HTTP/1.1 {status}\r\nx-trace-id: t-{UPSTREAM_KEY}\r\ncontent-length: 2\r\n\r\n{{}}"
+        );
+        upstream.next().write(head.as_bytes());
+        client.expect_response();
+        client.transcript()
+    });
+    expect_unsaid(&relay, &answered);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use hyper::body::Frame;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -31,7 +32,8 @@ struct Asked {
     pieces: mpsc::Sender<Bytes>,
 }
 
-async fn start(alpn: &[u8]) -> TlsUpstream {
+/// The server's side of TLS, and the file with the certificate that vouches for it.
+fn certified(alpn: &[u8]) -> (tokio_rustls::TlsAcceptor, tempfile::NamedTempFile) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let ca = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca.path(), made.cert.pem()).unwrap();
@@ -44,8 +46,21 @@ async fn start(alpn: &[u8]) -> TlsUpstream {
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
     tls.alpn_protocols = vec![alpn.to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    (tokio_rustls::TlsAcceptor::from(Arc::new(tls)), ca)
+}
 
+/// What sends requests to the server that listens at `port`.
+fn upstream_at(port: u16, ca: &tempfile::NamedTempFile) -> Upstream {
+    let config = Config {
+        ca_file: Some(ca.path().to_owned()),
+        ..Config::default()
+    };
+    let base_url = BaseUrl::parse(&format!("wss://localhost:{port}/below")).unwrap();
+    Upstream::new(base_url, &config, Some("the-key".into()), true, TWO_WORKERS).unwrap()
+}
+
+async fn start(alpn: &[u8]) -> TlsUpstream {
+    let (acceptor, ca) = certified(alpn);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let n_connections = Arc::new(AtomicUsize::new(0));
@@ -91,15 +106,8 @@ async fn start(alpn: &[u8]) -> TlsUpstream {
         }
     });
 
-    let config = Config {
-        ca_file: Some(ca.path().to_owned()),
-        ..Config::default()
-    };
-    let base_url = BaseUrl::parse(&format!("wss://localhost:{port}/below")).unwrap();
-    let upstream =
-        Upstream::new(base_url, &config, Some("the-key".into()), true, TWO_WORKERS).unwrap();
     TlsUpstream {
-        upstream,
+        upstream: upstream_at(port, &ca),
         requests,
         n_connections,
         _ca: ca,
@@ -124,7 +132,11 @@ impl TlsUpstream {
     }
 
     async fn ask_on(&mut self, worker: usize) -> (HttpAnswer, Asked) {
-        let answer = self.upstream.request(worker, post()).await.unwrap();
+        let answer = self
+            .upstream
+            .request(worker, post(), &Secrets::default())
+            .await
+            .unwrap();
         (answer, self.requests.recv().await.unwrap())
     }
 
@@ -213,7 +225,12 @@ async fn a_connection_that_another_worker_dialed_works_as_long_as_that_does() {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                drop(upstream.request(1, post()).await.unwrap());
+                drop(
+                    upstream
+                        .request(1, post(), &Secrets::default())
+                        .await
+                        .unwrap(),
+                );
                 ready.send(()).unwrap();
                 is_done.await.unwrap();
             });
@@ -221,7 +238,10 @@ async fn a_connection_that_another_worker_dialed_works_as_long_as_that_does() {
     });
     drop(tls.requests.recv().await.unwrap());
     is_ready.await.unwrap();
-    let mut answer = upstream.request(0, post()).await.unwrap();
+    let mut answer = upstream
+        .request(0, post(), &Secrets::default())
+        .await
+        .unwrap();
     let asked = tls.requests.recv().await.unwrap();
     asked.pieces.send(Bytes::from("heard")).await.unwrap();
     assert_eq!(answer.chunk().await.unwrap().unwrap(), "heard");
@@ -240,7 +260,10 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
     else {
         return;
     };
-    let refused = upstream.request(0, post()).await.unwrap_err();
+    let refused = upstream
+        .request(0, post(), &Secrets::default())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, HttpError::Connect(_)), "{refused}");
     assert_eq!(upstream.failures_in_a_row(), 1);
 }
@@ -249,10 +272,36 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
 async fn a_key_that_no_header_can_hold_is_not_sent() {
     let tls = start(b"h2").await;
     tls.upstream.set_api_key(Some("two\nlines".into()));
-    let refused = tls.upstream.request(0, post()).await.unwrap_err();
+    let refused = tls
+        .upstream
+        .request(0, post(), &Secrets::default())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, HttpError::Key));
     assert!(!refused.to_string().contains("two"));
     assert_eq!(tls.n_connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn what_an_upstream_says_as_it_hangs_up_tells_no_secret() {
+    let (acceptor, ca) = certified(b"h2");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = upstream_at(listener.local_addr().unwrap().port(), &ca);
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let words = b"bad the-key";
+        // RFC 9113 sections 6.5 and 6.8: SETTINGS, and GOAWAY with ENHANCE_YOUR_CALM.
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let go_away = [0, 0, 8 + 11, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+        let said = [&settings[..], &go_away, words].concat();
+        stream.write_all(&said).await.unwrap();
+        // Until the other side has read it and leaves.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let secrets = Secrets::new(&["the-key".into()]);
+    let failed = upstream.request(0, post(), &secrets).await.unwrap_err();
+    assert!(failed.to_string().contains("bad ***"), "{failed}");
 }
 
 #[tokio::test]
