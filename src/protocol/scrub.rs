@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use memchr::memmem::{self, Finder};
+use memchr::memmem::Finder;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -15,7 +16,9 @@ const REDACTED: &[u8] = b"***";
 const MIN_SECRET_BYTES: usize = 4;
 
 /// How an ElevenLabs key starts; lower-case hexadecimal digits follow, usually 48.
-const KEY_PREFIX: &[u8] = b"sk_";
+const KEY_PREFIX: &str = "sk_";
+
+static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY_PREFIX));
 
 /// From how many digits on such a text is taken for a key.
 const MIN_KEY_DIGITS: usize = 16;
@@ -117,7 +120,7 @@ fn spellings(secret: &str) -> [Vec<u8>; 3] {
 
 /// Where something stands that looks like an ElevenLabs key.
 fn keys(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    memmem::find_iter(text, KEY_PREFIX).filter_map(|start| {
+    KEY.find_iter(text).filter_map(|start| {
         let first_digit = start + KEY_PREFIX.len();
         let n_digits = text[first_digit..]
             .iter()

@@ -4,12 +4,14 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr2};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 
+use super::Secrets;
 use super::json::{Any, FaultCell, Key, Value};
 
 /// What a message is, for logs and metrics.
@@ -49,6 +51,8 @@ impl ServerKind {
 pub struct ServerMessage<'a> {
     /// Bytes of audio, after base64.
     pub audio_bytes: u64,
+    /// Where their base64 stands in the message; empty without audio.
+    pub audio: Range<usize>,
     /// Whether the stream or context ends here: `isFinal` or `is_final` is true.
     pub is_final: bool,
     /// Whether a dialogue's turn ends here.
@@ -89,6 +93,32 @@ impl ServerMessage<'_> {
             ServerKind::Other
         }
     }
+
+    /// The message, which is `payload`, with `***` in the place of `secrets`; none when there is
+    /// nothing to replace. Audio is never searched, and what stands around it only when it names a
+    /// context or an error.
+    #[must_use]
+    pub fn scrubbed(&self, payload: &[u8], secrets: &Secrets) -> Option<Vec<u8>> {
+        let is_bare_audio = self.audio_bytes > 0 && self.context.is_none() && self.error.is_none();
+        if is_bare_audio {
+            return None;
+        }
+        let Range { start, end } = self.audio;
+        let (before, audio, after) = (&payload[..start], &payload[start..end], &payload[end..]);
+        let holds_secret = secrets.contains(before) || secrets.contains(after);
+        holds_secret.then(|| [&secrets.scrub(before), audio, &secrets.scrub(after)].concat())
+    }
+
+    /// Frees the words that are logged of `secrets` that were written with escapes: searching the
+    /// message, which has none of them as it is spelled, does not find these.
+    pub fn scrub_unescaped(&mut self, secrets: &Secrets) {
+        let error = self.error.as_mut().map(|error| &mut error.error);
+        for words in self.context.as_mut().into_iter().chain(error) {
+            if let Cow::Owned(unescaped) = words {
+                *words = secrets.scrub_text(unescaped).into_owned().into();
+            }
+        }
+    }
 }
 
 /// Looks at a message from upstream. Audio is measured, not read: a message of 64 KB costs about
@@ -100,11 +130,32 @@ pub fn look(payload: &[u8]) -> ServerMessage<'_> {
         .unwrap_or_default()
 }
 
-/// For messages with audio. What stands in quotes here is a key or a string of its own: inside of
-/// a string every quote has a backslash before it.
+/// For messages with audio and no error. What stands in quotes here is a key or a string of its
+/// own: inside of a string every quote has a backslash before it.
 fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
     let is_first = payload.starts_with(AUDIO_FIRST.as_bytes());
-    let start = match is_first {
+    let place = audio_place(payload)?;
+    let audio = &payload[place.clone()];
+    if may_have_escapes(audio) {
+        return None;
+    }
+    let mut seen = ServerMessage {
+        audio_bytes: decoded_length(audio),
+        ..ServerMessage::default()
+    };
+    if seen.audio_bytes > 0 {
+        seen.audio = place.clone();
+    }
+    seen.look_around(&payload[place.end + 1..]);
+    if !is_first {
+        seen.look_around(&payload[..place.start]);
+    }
+    seen.error.is_none().then_some(seen)
+}
+
+/// Where the base64 stands between its quotes.
+fn audio_place(payload: &[u8]) -> Option<Range<usize>> {
+    let start = match payload.starts_with(AUDIO_FIRST.as_bytes()) {
         true => skip_space(payload, AUDIO_FIRST.len()),
         false => AUDIO
             .find_iter(payload)
@@ -112,18 +163,7 @@ fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
     };
     let audio = payload[start..].strip_prefix(b"\"")?;
     let length = memchr(b'"', audio)?;
-    if may_have_escapes(&audio[..length]) {
-        return None;
-    }
-    let mut seen = ServerMessage {
-        audio_bytes: decoded_length(&audio[..length]),
-        ..ServerMessage::default()
-    };
-    seen.look_around(&audio[length + 1..]);
-    if !is_first {
-        seen.look_around(&payload[..start]);
-    }
-    Some(seen)
+    Some(start + 1..start + 1 + length)
 }
 
 /// The start of a message whose first member is the audio, as upstream writes it.
@@ -138,13 +178,16 @@ static AUDIO: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(AUDIO_KEY
 /// How the keys begin that tell an end.
 static IS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"is"));
 static CONTEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"context"));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(ERROR_KEY));
+
+const ERROR_KEY: &str = "\"error\"";
 
 impl<'a> ServerMessage<'a> {
     /// Takes in what stands before or after the audio.
     fn look_around(&mut self, json: &'a [u8]) {
         if json.len() <= FEW_BYTES {
             for (at, start) in json.windows(2).enumerate() {
-                if matches!(start, [b'"', b'i' | b'c']) {
+                if matches!(start, [b'"', b'i' | b'c' | b'e']) {
                     self.look_at(json, at);
                 }
             }
@@ -156,8 +199,10 @@ impl<'a> ServerMessage<'a> {
     // Its searchers would take room in the frame of every message.
     #[inline(never)]
     fn search_around(&mut self, json: &'a [u8]) {
-        for at in IS.find_iter(json).chain(CONTEXT.find_iter(json)) {
-            self.look_at(json, at);
+        for finder in [&IS, &CONTEXT, &ERROR] {
+            for at in finder.find_iter(json) {
+                self.look_at(json, at);
+            }
         }
     }
 
@@ -179,6 +224,10 @@ impl<'a> ServerMessage<'a> {
                     let context = value_under(key).and_then(|v| string_at(json, v));
                     self.context = context.or(self.context.take());
                 }
+            }
+            // That there is one is enough: such a message goes the slow way.
+            Some(b'e') if value_under(ERROR_KEY).is_some_and(|v| json[v..].starts_with(b"\"")) => {
+                self.error.get_or_insert_default();
             }
             _ => {}
         }
@@ -238,14 +287,18 @@ fn decoded_length(base64: &[u8]) -> u64 {
     (base64.len() - n_padding) as u64 * 3 / 4
 }
 
-/// For messages that look different: errors, finals, audio with escapes.
+/// For messages that look different: errors, with audio too, finals, audio with escapes.
 #[inline(never)]
 fn read(payload: &[u8]) -> Option<ServerMessage<'_>> {
     let text = simdutf8::basic::from_utf8(payload).ok()?;
     let fault = Cell::new(None);
-    Message { fault: &fault }
+    let mut seen = Message { fault: &fault }
         .deserialize(&mut serde_json::Deserializer::from_str(text))
-        .ok()
+        .ok()?;
+    if seen.audio_bytes > 0 {
+        seen.audio = audio_place(payload).unwrap_or_default();
+    }
+    Some(seen)
 }
 
 struct Message<'f> {
@@ -460,6 +513,68 @@ mod tests {
             look(br#"{"error":"e","code":70000}"#).error.unwrap().code,
             None
         );
+    }
+
+    #[track_caller]
+    fn check_scrubbed(payload: &str, expected: Option<&str>) {
+        let secrets = Secrets::new(&["hush-hush".into()]);
+        let scrubbed = look(payload.as_bytes()).scrubbed(payload.as_bytes(), &secrets);
+        let expected = expected.map(str::as_bytes);
+        assert_eq!(scrubbed.as_deref(), expected, "{payload}");
+    }
+
+    #[test]
+    fn secrets_are_replaced_around_the_audio_and_where_there_is_none() {
+        check_scrubbed(
+            r#"{"message":"hush-hush!","error":"e","code":1008}"#,
+            Some(r#"{"message":"***!","error":"e","code":1008}"#),
+        );
+        check_scrubbed(
+            r#"{"audio":"AAEC","contextId":"hush-hush"}"#,
+            Some(r#"{"audio":"AAEC","contextId":"***"}"#),
+        );
+        check_scrubbed(
+            r#"{"context_id":"c","note":"hush-hush","audio":"AAEC"}"#,
+            Some(r#"{"context_id":"c","note":"***","audio":"AAEC"}"#),
+        );
+        check_scrubbed(
+            r#"{"audio":"AAEC","message":"hush-hush","error":"e"}"#,
+            Some(r#"{"audio":"AAEC","message":"***","error":"e"}"#),
+        );
+        let long = format!("{}hush-hush", "x".repeat(2 * FEW_BYTES));
+        check_scrubbed(
+            &format!(r#"{{"audio":"AAEC","error":"{long}"}}"#),
+            Some(&format!(
+                r#"{{"audio":"AAEC","error":"{}"}}"#,
+                long.replace("hush-hush", "***")
+            )),
+        );
+        check_scrubbed("hush-hush", Some("***"));
+        check_scrubbed(r#"{"audio":"AAEC","contextId":"c"}"#, None);
+        check_scrubbed(r#"{"message":"no","error":"e","code":1008}"#, None);
+    }
+
+    #[test]
+    fn audio_is_not_searched_for_secrets() {
+        let secrets = Secrets::new(&["AAEC".into()]);
+        for payload in [
+            r#"{"audio":"AAEC","isFinal":null}"#,
+            r#"{"audio":"AAEC","contextId":"c"}"#,
+            r#"{"audio":"\/\/\/\/AAEC","contextId":"c"}"#,
+            r#"{"audio":"AAEC","error":"e"}"#,
+        ] {
+            let payload = payload.as_bytes();
+            assert_eq!(look(payload).scrubbed(payload, &secrets), None);
+        }
+    }
+
+    #[test]
+    fn words_written_with_escapes_are_scrubbed_as_they_read() {
+        let secrets = Secrets::new(&["hush-hush".into()]);
+        let mut message = look(br#"{"error":"no \u0068ush-hush","contextId":"\u0068ush-hush"}"#);
+        message.scrub_unescaped(&secrets);
+        assert_eq!(message.error.unwrap().error, "no ***");
+        assert_eq!(message.context.as_deref(), Some("***"));
     }
 
     #[test]

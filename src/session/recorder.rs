@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::SessionEnd;
 use crate::frame::Close;
 use crate::ids::{SessionId, Side};
-use crate::protocol::{Crossed, Recorded, RecordingHead};
+use crate::protocol::{Crossed, Recorded, RecordingHead, Secrets};
 
 /// How much may wait to be written, over all sessions.
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
@@ -206,11 +206,14 @@ impl Recorder {
         }
     }
 
-    /// The end of that message.
-    pub(super) fn end_of_pieces(&mut self, is_text: bool, now: Instant) {
+    /// The end of that message, which is written down without `secrets`.
+    pub(super) fn end_of_pieces(&mut self, is_text: bool, secrets: &Secrets, now: Instant) {
         if self.weigh(MESSAGE_OVERHEAD_BYTES) {
-            let payload = std::mem::take(&mut self.pieces);
+            let mut payload = std::mem::take(&mut self.pieces);
             let weight = payload.len() + MESSAGE_OVERHEAD_BYTES;
+            if secrets.contains(&payload) {
+                payload = secrets.scrub(&payload).into_owned();
+            }
             let payload = if is_text {
                 Payload::Text(payload)
             } else {

@@ -49,7 +49,7 @@ pub struct Terms {
     pub narrowing: Option<Narrowing>,
     /// The largest message from upstream, in bytes.
     pub max_upstream_message_bytes: u64,
-    /// What may not reach the client in an error text.
+    /// What may reach neither the client nor the log in what upstream says.
     pub secrets: Arc<Secrets>,
 }
 

@@ -9,11 +9,13 @@ use tokio::time::Instant;
 use super::Live;
 use crate::frame::Close;
 use crate::ids::Side;
-use crate::protocol::{ClientKind, ClientMessage, OutputFormat, ServerKind, ServerMessage, look};
+use crate::protocol::{
+    ClientKind, ClientMessage, OutputFormat, Secrets, ServerKind, ServerMessage, look,
+};
 
 /// How many contexts are told apart at once; upstream allows five.
 const MAX_CONTEXTS: usize = 16;
-/// How much of a client's own words stands in a log line.
+/// How much of a peer's own words stands in a log line.
 const MAX_LOGGED_BYTES: usize = 256;
 
 /// The counts and the log of one session.
@@ -152,21 +154,23 @@ impl Tap {
         self.counts.refused += characters;
     }
 
-    /// Counts and logs one message from upstream; says whether it is audio.
-    pub(super) fn on_upstream_message(&mut self, payload: &[u8], now: Instant) -> bool {
-        let message = look(payload);
-        self.on_seen(&message, payload.len() as u64, now);
-        message.kind() == ServerKind::Audio
-    }
-
-    /// The same for a message that went on in pieces, of which only the head is known. Its length
-    /// stands for that of the audio in it.
-    pub(super) fn on_large_message(&mut self, head: &[u8], bytes: u64, now: Instant) {
-        let mut message = look(head);
-        if memchr::memmem::find(head, b"\"audio\"").is_some() {
+    /// Counts and logs a message from upstream that went on in pieces, of which only the head is
+    /// known. Its length stands for that of the audio in it. The client has it as it came, the log
+    /// none of `secrets`.
+    pub(super) fn on_large_message(
+        &mut self,
+        head: &[u8],
+        bytes: u64,
+        secrets: &Secrets,
+        now: Instant,
+    ) {
+        let head = secrets.scrub(head);
+        let mut message = look(&head);
+        message.scrub_unescaped(secrets);
+        if memchr::memmem::find(&head, b"\"audio\"").is_some() {
             message.audio_bytes = bytes / 4 * 3;
         }
-        self.on_seen(&message, bytes, now);
+        self.on_upstream_message(&message, bytes, now);
     }
 
     /// Counts a piece of an HTTP answer, of which `audio_bytes` are audio. Its line in the log is
@@ -218,7 +222,13 @@ impl Tap {
         );
     }
 
-    fn on_seen(&mut self, message: &ServerMessage<'_>, bytes: u64, now: Instant) {
+    /// Counts and logs one message from upstream, as the client gets it.
+    pub(super) fn on_upstream_message(
+        &mut self,
+        message: &ServerMessage<'_>,
+        bytes: u64,
+        now: Instant,
+    ) {
         let since_start = now - self.started;
         let kind = message.kind();
         self.has_news = true;
@@ -347,7 +357,7 @@ impl Tap {
     }
 }
 
-/// A client's own words, cut for the log.
+/// A peer's own words, cut for the log.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_LOGGED_BYTES)]
 }

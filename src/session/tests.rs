@@ -867,6 +867,90 @@ async fn what_crosses_is_written_down_as_it_was_forwarded() {
     assert!(data[1] == *rest && data[2] == *whole && data[3].is_null());
 }
 
+const SECRET: &str = "hush-hush";
+
+async fn stage_with_secret() -> Stage {
+    stage_with(|terms, _| terms.secrets = Arc::new(Secrets::new(&[SECRET.into()]))).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_message_of_any_size_comes_down_without_secrets() {
+    let mut stage = stage_with_secret().await;
+    for n_bytes in [100, 20_000, relay::MAX_HELD_BYTES as usize - 100] {
+        let filler = "x".repeat(n_bytes);
+        let message = format!(r#"{{"message":"{filler}{SECRET}","error":"e","code":1008}}"#);
+        let expected = message.replace(SECRET, "***");
+        let (upstream, heard) = (&mut stage.upstream, stage.client.hear());
+        let ((), heard) = tokio::join!(upstream.say(&message), heard);
+        assert!(heard == Heard::Text(expected), "{n_bytes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fragments_come_down_without_secrets() {
+    let mut stage = stage_with_secret().await;
+    let mut wire = Vec::new();
+    write_frame(&mut wire, Opcode::Text, br#"{"note":"hush-"#, None);
+    wire[0] &= 0x7F;
+    write_frame(&mut wire, Opcode::Continuation, br#"hush"}"#, None);
+    stage.upstream.stream.write_all(&wire).await.unwrap();
+    let expected = r#"{"note":"***"}"#.to_owned();
+    assert_eq!(stage.client.hear().await, Heard::Text(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_context_of_audio_comes_down_without_secrets() {
+    let mut stage = stage_with_secret().await;
+    let audio = format!(r#"{{"audio":"AAEC","contextId":"{SECRET}"}}"#);
+    stage.upstream.say(&audio).await;
+    let expected = r#"{"audio":"AAEC","contextId":"***"}"#.to_owned();
+    assert_eq!(stage.client.hear().await, Heard::Text(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binary_message_stays_one_without_its_secret() {
+    let mut stage = stage_with_secret().await;
+    let message = [b"\xFF", SECRET.as_bytes()].concat();
+    stage.upstream.send(Opcode::Binary, &message).await;
+    let mut expected = Vec::new();
+    write_frame(&mut expected, Opcode::Binary, b"\xFF***", None);
+    let mut seen = vec![0; expected.len()];
+    stage.client.stream.read_exact(&mut seen).await.unwrap();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn no_secret_of_upstreams_is_written_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = RecordingConfig {
+        directory: Some(directory.path().to_owned()),
+        sessions: RecordedSessions::All,
+    };
+    let recordings = Recordings::start(&config).unwrap().unwrap();
+    let with_secret = |terms: &mut Terms, _: &mut Limits| {
+        terms.secrets = Arc::new(Secrets::new(&[SECRET.into()]))
+    };
+    let mut stage = stage_recorded(with_secret, Some(&recordings)).await;
+    let session = stage.live.id;
+    // Of these the client gets the first as it came.
+    let audio = format!(r#"{{"audio":"AAEC","note":"{SECRET}"}}"#);
+    stage.upstream.say(&audio).await;
+    let error = format!(r#"{{"error":"{SECRET}"}}"#);
+    stage.upstream.say(&error).await;
+    stage.upstream.close(1008, SECRET).await;
+    stage
+        .client
+        .stream
+        .read_to_end(&mut Vec::new())
+        .await
+        .unwrap();
+    stage.done.await.unwrap();
+    recordings.finish();
+    let text = std::fs::read_to_string(directory.path().join(format!("{session}.jsonl"))).unwrap();
+    assert_eq!(text.matches("***").count(), 3, "{text}");
+    assert!(!text.contains(SECRET), "{text}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_operator_can_end_a_session() {
     let mut stage = stage().await;

@@ -214,6 +214,47 @@ fn the_trace_id_of_an_http_answer_is_not_logged_when_it_quotes_the_key() {
 }
 
 #[test]
+fn what_upstream_says_on_a_socket_is_logged_without_the_key() {
+    let upstream = Upstream::start();
+    let relay = TestRelay::start(upstream.address, "");
+    let (mut client, mut conn) = session(&relay, &upstream);
+    let in_pieces = format!(
+        r#"{{"audio":"AAEC","contextId":"{UPSTREAM_KEY}","note":"{}"}}"#,
+        "x".repeat(1 << 20)
+    );
+    conn.say(&in_pieces);
+    // Too large to be searched on its way.
+    assert_eq!(client.hear(), in_pieces);
+    let (mut other, mut other_conn) = session(&relay, &upstream);
+    for message in [
+        format!(r#"{{"message":"no","error":"bad {UPSTREAM_KEY}","code":1008}}"#),
+        format!(r#"{{"audio":"AAEC","contextId":"c-{UPSTREAM_KEY}"}}"#),
+        format!(
+            r#"{{"error":"e","message":"{}{UPSTREAM_KEY}"}}"#,
+            "x".repeat(20_000)
+        ),
+        format!(
+            r#"{{"error":"escaped {}"}}"#,
+            UPSTREAM_KEY.replace('u', "\\u0075")
+        ),
+    ] {
+        other_conn.say(&message);
+        assert_eq!(other.hear(), message.replace(UPSTREAM_KEY, "***"));
+    }
+    for conn in [&mut conn, &mut other_conn] {
+        conn.send(Frame::close(1008, UPSTREAM_KEY));
+    }
+    other.expect_close(1008);
+    client.expect_close(1008);
+    let line = |error: &str| relay.expect_log(error, |line| line["error"] == error);
+    assert_eq!(line("bad ***")["kind"], "error");
+    line("escaped ***");
+    relay.expect_log("the context", |line| line["context"] == "c-***");
+    relay.expect_log("the large one", |line| line["context"] == "***");
+    expect_unsaid(&relay, &[other.transcript(), String::new()]);
+}
+
+#[test]
 fn check_prints_the_configuration_without_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let output = crate::support::relay::command(&dir)

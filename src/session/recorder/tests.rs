@@ -74,7 +74,7 @@ fn a_finished_session_is_a_file_of_all_that_crossed() {
     recorder.message(Side::Client, br#"{"text":"Hi "}"#, true, now);
     recorder.piece(b"{\"audio\":");
     recorder.piece(b"null}");
-    recorder.end_of_pieces(true, now);
+    recorder.end_of_pieces(true, &Secrets::default(), now);
     recorder.message(Side::Upstream, &[0, 255], false, now);
     let close = Close {
         code: Some(1000),
@@ -99,6 +99,23 @@ fn a_finished_session_is_a_file_of_all_that_crossed() {
             r#"{"at_ms":7,"from":"upstream","kind":"close","code":1000,"reason":"bye"}"#,
         ]
     );
+    assert_eq!(
+        studio.recordings.queue.queued_bytes.load(Ordering::Relaxed),
+        0
+    );
+}
+
+#[test]
+fn what_came_in_pieces_is_written_down_without_secrets() {
+    let (studio, session) = (studio(RecordedSessions::All), SessionId::random());
+    let mut recorder = studio.begin(session);
+    recorder.piece(b"a hush-");
+    recorder.piece(b"hush");
+    let secrets = Secrets::new(&["hush-hush".into()]);
+    recorder.end_of_pieces(true, &secrets, recorder.started);
+    recorder.finish(&SessionEnd::Lost(Side::Upstream));
+    let lines = studio.lines(session);
+    assert!(lines[1].ends_with(r#""data":"a ***"}"#), "{lines:?}");
     assert_eq!(
         studio.recordings.queue.queued_bytes.load(Ordering::Relaxed),
         0

@@ -1,7 +1,9 @@
 //! From upstream to the client: the very bytes that were read.
 //!
 //! A message is held until it is whole, so that a session that breaks off can still tell the
-//! client why. One larger than [`MAX_HELD_BYTES`] goes on as it comes.
+//! client why, and that a secret which upstream quotes in it can be taken out. One larger than
+//! [`MAX_HELD_BYTES`] goes on as it comes, unsearched: a secret may lie across two pieces of it, and
+//! its length has been announced before its words are there.
 
 use std::task::{Context, Poll, ready};
 
@@ -11,13 +13,11 @@ use super::super::{SessionEnd, Transport};
 use super::{Relay, Taken};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, write_frame};
 use crate::ids::Side;
+use crate::protocol::look;
 
 /// Messages up to here reach the client whole or not at all: the official Python client takes no
 /// larger ones.
 pub(in super::super) const MAX_HELD_BYTES: u64 = 1024 * 1024;
-
-/// Messages up to here are searched for secrets before they are forwarded, unless they are audio.
-const MAX_SEARCHED_BYTES: usize = 16 * 1024;
 
 /// How much of a message that is passed on in pieces is kept to tell what it was.
 const HEAD_BYTES: usize = 4096;
@@ -235,14 +235,9 @@ where
             .extend_from_slice(&piece[..head_room.min(piece.len())]);
         if let Some(recorder) = &mut self.recorder {
             recorder.piece(piece);
-            if ends_message {
-                recorder.end_of_pieces(is_text, self.now);
-            }
         }
-        if ends_message && let Some(passing) = self.down.passing.take() {
-            self.last_message = self.now;
-            self.tap
-                .on_large_message(&passing.head, passing.message_bytes, self.now);
+        if ends_message {
+            self.end_passing(is_text);
         }
         Ok(piece.len())
     }
@@ -279,15 +274,23 @@ where
         if frame_left == 0 && frame_fin {
             // An empty last fragment: there is no payload that would end the message.
             let is_text = self.upstream.reader.payload(&[], true).map_err(faulty)?;
-            if let Some(recorder) = &mut self.recorder {
-                recorder.end_of_pieces(is_text, self.now);
-            }
-            if let Some(passing) = self.down.passing.take() {
-                self.tap
-                    .on_large_message(&passing.head, passing.message_bytes, self.now);
-            }
+            self.end_passing(is_text);
         }
         Ok(())
+    }
+
+    /// The message that went on as it came has ended.
+    fn end_passing(&mut self, is_text: bool) {
+        let Some(passing) = self.down.passing.take() else {
+            return;
+        };
+        self.last_message = self.now;
+        let secrets = &self.terms.secrets;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end_of_pieces(is_text, secrets, self.now);
+        }
+        self.tap
+            .on_large_message(&passing.head, passing.message_bytes, secrets, self.now);
     }
 
     fn on_upstream_control(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), SessionEnd> {
@@ -311,25 +314,31 @@ where
         Ok(())
     }
 
-    /// Looks at one whole message; the frame to send instead, if it held a secret.
+    /// Looks at one whole message; the frame to send instead, if it held a secret. What is counted
+    /// and logged is what the client is sent.
     fn on_upstream_message(&mut self, payload: &[u8], is_text: bool) -> Option<Vec<u8>> {
         self.last_message = self.now;
-        let is_audio = self.tap.on_upstream_message(payload, self.now);
-        let is_searched = !is_audio && payload.len() <= MAX_SEARCHED_BYTES;
         let secrets = &self.terms.secrets;
-        let scrubbed = (is_searched && secrets.contains(payload)).then(|| secrets.scrub(payload));
+        let as_it_came = look(payload);
+        let scrubbed = as_it_came.scrubbed(payload, secrets);
+        let (sent, mut message) = match &scrubbed {
+            Some(scrubbed) => (scrubbed.as_slice(), look(scrubbed)),
+            None => (payload, as_it_came),
+        };
+        message.scrub_unescaped(secrets);
+        self.tap
+            .on_upstream_message(&message, sent.len() as u64, self.now);
         if let Some(recorder) = &mut self.recorder {
-            let sent = scrubbed.as_deref().unwrap_or(payload);
-            recorder.message(
-                Side::Upstream,
-                sent,
-                is_text || scrubbed.is_some(),
-                self.now,
-            );
+            // There is time to search the audio too.
+            recorder.message(Side::Upstream, &secrets.scrub(sent), is_text, self.now);
         }
         scrubbed.map(|payload| {
+            let opcode = match is_text {
+                true => Opcode::Text,
+                false => Opcode::Binary,
+            };
             let mut frame = Vec::new();
-            write_frame(&mut frame, Opcode::Text, &payload, None);
+            write_frame(&mut frame, opcode, &payload, None);
             frame
         })
     }
