@@ -1,6 +1,12 @@
 //! The canary run: keys, tokens and texts are used in every way, and then looked for in everything
 //! that the relay has said.
 
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection};
+
 use crate::support::frame::Frame;
 use crate::support::http::Request;
 use crate::support::relay::{OTHER_TOKEN, TOKEN, UPSTREAM_KEY};
@@ -252,6 +258,49 @@ fn what_upstream_says_on_a_socket_is_logged_without_the_key() {
     relay.expect_log("the context", |line| line["context"] == "c-***");
     relay.expect_log("the large one", |line| line["context"] == "***");
     expect_unsaid(&relay, &[other.transcript(), String::new()]);
+}
+
+/// Says how TLS is spoken with a certificate for `name`, and is the certificate.
+fn certified(name: &str) -> (Arc<ServerConfig>, String) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    (Arc::new(config), made.cert.pem())
+}
+
+#[test]
+fn the_cause_of_a_failed_dial_is_logged_without_the_key() {
+    let (tls, certificate) = certified(UPSTREAM_KEY);
+    let dir = tempfile::tempdir().unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, certificate).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut connection = ServerConnection::new(Arc::clone(&tls)).unwrap();
+            // The relay hangs up on such a name.
+            let _ = connection.complete_io(&mut stream);
+        }
+    });
+    let relay = TestRelay::start(
+        address,
+        &format!("[upstream]\nbase_url = \"wss://{address}\"\nca_file = {ca_file:?}"),
+    );
+    let response = relay.authorized(PATH).send(relay.address);
+    assert_eq!(response.status, 502, "{}", response.head.raw);
+    let line = relay.expect_log("the cause", |line| {
+        line["message"] == "upstream is unavailable"
+    });
+    let cause = line["cause"].as_str().unwrap();
+    assert!(cause.contains("***"), "{cause}");
+    expect_unsaid(&relay, &[response.text()]);
 }
 
 #[test]
