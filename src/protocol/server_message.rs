@@ -94,13 +94,18 @@ impl ServerMessage<'_> {
         }
     }
 
+    /// Whether there is audio, and neither a context nor an error.
+    #[must_use]
+    pub fn is_bare_audio(&self) -> bool {
+        self.audio_bytes > 0 && self.context.is_none() && self.error.is_none()
+    }
+
     /// The message, which is `payload`, with `***` in the place of `secrets`; none when there is
     /// nothing to replace. Audio is never searched, and what stands around it only when it names a
     /// context or an error.
     #[must_use]
     pub fn scrubbed(&self, payload: &[u8], secrets: &Secrets) -> Option<Vec<u8>> {
-        let is_bare_audio = self.audio_bytes > 0 && self.context.is_none() && self.error.is_none();
-        if is_bare_audio {
+        if self.is_bare_audio() {
             return None;
         }
         let Range { start, end } = self.audio;

@@ -13,7 +13,7 @@ use super::super::{SessionEnd, Transport};
 use super::{Relay, Taken};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, write_frame};
 use crate::ids::Side;
-use crate::protocol::look;
+use crate::protocol::{ServerMessage, look};
 
 /// Messages up to here reach the client whole or not at all: the official Python client takes no
 /// larger ones.
@@ -318,8 +318,25 @@ where
     /// and logged is what the client is sent.
     fn on_upstream_message(&mut self, payload: &[u8], is_text: bool) -> Option<Vec<u8>> {
         self.last_message = self.now;
+        let message = look(payload);
+        if !message.is_bare_audio() {
+            return self.on_searched_message(message, payload, is_text);
+        }
+        self.tap
+            .on_upstream_message(&message, payload.len() as u64, self.now);
+        self.record_down(payload, is_text);
+        None
+    }
+
+    /// The same for a message that may quote a secret.
+    #[inline(never)]
+    fn on_searched_message(
+        &mut self,
+        as_it_came: ServerMessage<'_>,
+        payload: &[u8],
+        is_text: bool,
+    ) -> Option<Vec<u8>> {
         let secrets = &self.terms.secrets;
-        let as_it_came = look(payload);
         let scrubbed = as_it_came.scrubbed(payload, secrets);
         let (sent, mut message) = match &scrubbed {
             Some(scrubbed) => (scrubbed.as_slice(), look(scrubbed)),
@@ -328,10 +345,7 @@ where
         message.scrub_unescaped(secrets);
         self.tap
             .on_upstream_message(&message, sent.len() as u64, self.now);
-        if let Some(recorder) = &mut self.recorder {
-            // There is time to search the audio too.
-            recorder.message(Side::Upstream, &secrets.scrub(sent), is_text, self.now);
-        }
+        self.record_down(sent, is_text);
         scrubbed.map(|payload| {
             let opcode = match is_text {
                 true => Opcode::Text,
@@ -341,6 +355,14 @@ where
             write_frame(&mut frame, opcode, &payload, None);
             frame
         })
+    }
+
+    /// Writes down a message that goes to the client. There is time to search its audio too.
+    fn record_down(&mut self, payload: &[u8], is_text: bool) {
+        if let Some(recorder) = &mut self.recorder {
+            let payload = self.terms.secrets.scrub(payload);
+            recorder.message(Side::Upstream, &payload, is_text, self.now);
+        }
     }
 }
 
