@@ -24,7 +24,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
     /// The most characters that a session reserves ahead of need; 0 to 1,000,000. What a process
-    /// that dies holds counts as spent, so this bounds the loss per live session.
+    /// that dies holds counts as spent, so this bounds the loss per live session. A session gets so
+    /// many only when it has spent about as many: what it reserves begins small and doubles.
     pub reserve_ahead: u64,
     /// When SQLite's commits reach the disk.
     pub sqlite_synchronous: Synchronous,
@@ -42,7 +43,7 @@ impl Default for Config {
             on_store_failure: OnStoreFailure::Refuse,
             lease: Duration::from_secs(60),
             retention: Duration::from_secs(400 * 86_400),
-            reserve_ahead: 65_536,
+            reserve_ahead: 262_144,
             sqlite_synchronous: Synchronous::Normal,
             redis_prefix: "xi-relay".to_owned(),
             redis_password: None,
