@@ -94,12 +94,14 @@ impl Narrowing {
         self.max_session_seconds.map(Duration::from_secs)
     }
 
-    /// Whether the token may be used with this voice.
+    /// Whether the token may be used with the voice `real` by the name `asked`: its list may hold
+    /// either.
     #[must_use]
-    pub fn allows_voice(&self, voice: &VoiceId) -> bool {
-        self.voices
-            .as_ref()
-            .is_none_or(|voices| voices.contains(voice))
+    pub fn allows_voice(&self, asked: &str, real: &str) -> bool {
+        self.voices.as_ref().is_none_or(|voices| {
+            let mut voices = voices.iter().map(VoiceId::as_str);
+            voices.any(|voice| voice == asked || voice == real)
+        })
     }
 
     /// Whether the token may be used from this page; `None` for a request without `Origin`.

@@ -299,8 +299,10 @@ mod tests {
             narrowing.max_session(),
             Some(std::time::Duration::from_secs(60))
         );
-        assert!(narrowing.allows_voice(&VoiceId::parse("assistant").unwrap()));
-        assert!(!narrowing.allows_voice(&VoiceId::parse("other").unwrap()));
+        assert!(narrowing.allows_voice("assistant", "assistant"));
+        assert!(narrowing.allows_voice("assistant", "real"));
+        assert!(narrowing.allows_voice("other", "assistant"));
+        assert!(!narrowing.allows_voice("other", "real"));
         assert!(narrowing.allows_origin(Some(&Origin::parse("https://app.example.com").unwrap())));
         assert!(!narrowing.allows_origin(Some(&Origin::parse("http://app.example.com").unwrap())));
         assert!(!narrowing.allows_origin(None));

@@ -14,6 +14,7 @@ use super::answer::is_about_the_relay;
 use super::gateway::{Ask, Gateway, expiry};
 use super::refusal::response;
 use super::refused::{self, Refused, Wish};
+use super::synthesis::path_and_query;
 use crate::auth::Identity;
 use crate::ids::{SessionId, VoiceId};
 use crate::protocol::{
@@ -21,7 +22,9 @@ use crate::protocol::{
     RecordingHead,
 };
 use crate::quota::{self, Admission, AdmissionRequest, Limits};
-use crate::session::{Facts, Recorder, Registration, SessionEnd, Terms, settle_unopened};
+use crate::session::{
+    Facts, Recorder, Registration, SessionEnd, Terms, allows_voice, settle_unopened,
+};
 use crate::upstream::{ConnectError, Connected, HandshakeError, Refusal};
 
 /// A client that has been let in, with its upstream open.
@@ -108,7 +111,7 @@ pub(super) async fn open(
     let admitted = async {
         let plan = plan(gateway, ask, &identity, &mut wish)?;
         let dialogue_slot = dialogue_slot(gateway, ask)?;
-        let path_and_query = path_and_query(ask, &plan);
+        let path_and_query = path_and_query(ask.endpoint, plan.voice.as_ref(), &plan.query);
         let mut dial = Dial::new(gateway, ask.worker(), path_and_query);
         let admitting = admit(gateway, ask, &identity, &plan);
         // Who has plenty left is let in while upstream is dialed; for anybody else nothing goes up
@@ -198,15 +201,6 @@ pub(super) async fn open(
     }
 }
 
-/// What is asked of upstream.
-fn path_and_query(ask: &Ask, plan: &Plan) -> String {
-    let path = ask.endpoint.upstream_path(plan.voice.as_ref());
-    match plan.query.is_empty() {
-        true => path.into_owned(),
-        false => format!("{path}?{}", plan.query),
-    }
-}
-
 fn plan(
     gateway: &Gateway,
     ask: &Ask,
@@ -238,12 +232,8 @@ fn plan(
         None => None,
     };
     wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
-    let narrowed_away = narrowing
-        .zip(ask.voice.as_ref().zip(voice.as_ref()))
-        .is_some_and(|(narrowing, (asked, voice))| {
-            !narrowing.allows_voice(asked) && !narrowing.allows_voice(voice)
-        });
-    if narrowed_away {
+    let asked = ask.voice.as_ref().map(VoiceId::as_str);
+    if asked.is_some_and(|asked| !allows_voice(&limits, narrowing, asked)) {
         return Err(quota::Refusal::Voice.into());
     }
     let longest = limits.max_inactivity_timeout;

@@ -24,7 +24,7 @@ use crate::protocol::{
     Query, is_body_field, scan, with_body_field, with_voices_rewritten, without_credentials,
 };
 use crate::quota::{AdmissionRequest, Limits, Refusal};
-use crate::session::{Facts, Tap};
+use crate::session::{Facts, Tap, allows_voice, allows_voices_of};
 use crate::upstream::HttpRequest;
 
 /// What upstream reads a body as. What was counted was read as JSON, so nothing else may stand here.
@@ -183,35 +183,18 @@ pub(super) fn path_and_query(endpoint: Endpoint, voice: Option<&VoiceId>, query:
     }
 }
 
-/// Holds the voices in the path and in the body against the plan's list and that of a narrowed
-/// token, which may name a voice or its alias. What cannot be read is upstream's to judge, unless
-/// there is a list.
+/// Holds the voices in the path and in the body against the plan's list and that of the token.
 fn check_voices(
     limits: &Limits,
     identity: &Identity,
     ask: &Ask,
     message: &ClientMessage<'_>,
 ) -> Result<(), Refusal> {
-    let narrowing = identity
-        .narrowing
-        .as_ref()
-        .filter(|narrowing| narrowing.voices.is_some());
-    let has_list = limits.restricts_voices() || narrowing.is_some();
-    if message.has_unreadable_voices && has_list {
-        return Err(Refusal::Voice);
-    }
-    let is_listed = |voice: &str| {
-        let voice = VoiceId::parse(voice);
-        narrowing.is_none_or(|narrowing| voice.is_ok_and(|voice| narrowing.allows_voice(&voice)))
-    };
+    let narrowing = identity.narrowing.as_ref();
     let asked = ask.voice.as_ref().map(VoiceId::as_str);
-    for asked in asked.into_iter().chain(message.voice_ids()) {
-        let real = limits.resolve_named(asked)?.unwrap_or(asked);
-        if !is_listed(asked) && !is_listed(real) {
-            return Err(Refusal::Voice);
-        }
-    }
-    Ok(())
+    let allowed = asked.is_none_or(|asked| allows_voice(limits, narrowing, asked))
+        && allows_voices_of(message, limits, narrowing);
+    allowed.then_some(()).ok_or(Refusal::Voice)
 }
 
 /// The body to send instead, when it named a credential or a voice's alias, or the plan forces

@@ -15,6 +15,7 @@ mod relay;
 mod scratch;
 mod tap;
 mod transport;
+mod voices;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use registry::{Live, Registration, Registry, SessionRow};
 pub use relay::Terms;
 pub(crate) use tap::Tap;
 pub use transport::Transport;
+pub(crate) use voices::{allows_voice, allows_voices_of};
 
 use crate::frame::Reader;
 use crate::ids::Side;

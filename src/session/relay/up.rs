@@ -4,10 +4,11 @@ use std::task::{Context, Poll, ready};
 
 use super::super::intake::Intake;
 use super::super::scratch::{with_read_buffer, with_unmasked};
+use super::super::voices::allows_voices_of;
 use super::super::{SessionEnd, Transport};
 use super::{Relay, Taken, Waiting};
 use crate::frame::{Close, Fault, Frame, Opcode, Step, unmask_onto, write_frame};
-use crate::ids::{Side, VoiceId};
+use crate::ids::Side;
 use crate::protocol::{
     ClientMessage, Problem, scan_text, with_voices_rewritten, without_credentials,
 };
@@ -295,12 +296,7 @@ where
             .then(|| without_credentials(payload));
         if self.terms.dialect.is_dialogue() {
             let limits = &self.terms.limits;
-            // What cannot be read is upstream's to judge, unless there is a list to hold it against.
-            let allowed = !(message.has_unreadable_voices && limits.restricts_voices())
-                && message.voice_ids().all(|voice| {
-                    limits.resolve_named(voice).is_ok() && self.token_allows_voice(voice)
-                });
-            if !allowed {
+            if !allows_voices_of(message, limits, self.terms.narrowing.as_ref()) {
                 return Err(self.refuse(&Refusal::Voice));
             }
             let with_voices =
@@ -324,19 +320,6 @@ where
     fn refuse(&self, refusal: &Refusal) -> SessionEnd {
         self.admission.note_refusal(refusal);
         SessionEnd::Refused(Problem::from(refusal))
-    }
-
-    /// Whether the token leaves `named` or the voice it stands for.
-    fn token_allows_voice(&self, named: &str) -> bool {
-        let Some(narrowing) = &self.terms.narrowing else {
-            return true;
-        };
-        let alias_of = self.terms.limits.resolve_named(named).ok().flatten();
-        [Some(named), alias_of]
-            .into_iter()
-            .flatten()
-            .filter_map(|voice| VoiceId::parse(voice).ok())
-            .any(|voice| narrowing.allows_voice(&voice))
     }
 
     #[cold]
