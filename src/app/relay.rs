@@ -164,7 +164,7 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
     sources::register_upstream(&metrics, Arc::clone(&upstream));
     sources::register_quota(&metrics, quota.clone());
     let registry = Arc::new(Registry::default());
-    let gateway = Gateway::new(Parts {
+    let parts = Parts {
         callers: CallerRules {
             origins: settings.http.allowed_origins.clone(),
             hosts: settings.http.allowed_hosts.clone(),
@@ -173,18 +173,18 @@ async fn relay(settings: Settings, sources: &Sources) -> Result<()> {
         config: settings.http.clone(),
         timing: settings.timing.clone(),
         directory: Arc::clone(&directory),
-        plans: plans(&settings)?,
         quota: quota.clone(),
         upstream: Arc::clone(&upstream),
         max_upstream_message_bytes: settings.upstream.max_message_bytes,
         max_dialogue_sessions: settings.upstream.max_dialogue_sessions,
-        secrets: Arc::new(Secrets::new(settings.api_key.iter())),
         metrics,
         registry: Arc::clone(&registry),
         max_sockets,
         logs_text: settings.log.text == log::Text::Full,
         recordings: recordings.clone(),
-    });
+    };
+    let secrets = Secrets::new(settings.api_key.iter());
+    let gateway = Gateway::new(parts, plans(&settings)?, secrets);
 
     tokio::spawn({
         let directory = Arc::clone(&directory);

@@ -39,8 +39,6 @@ pub struct Parts {
     pub timing: Timing,
     /// Who may come in.
     pub directory: Arc<Directory>,
-    /// What they may do.
-    pub plans: Plans,
     /// What they have spent.
     pub quota: Quota,
     /// Where they go.
@@ -49,8 +47,6 @@ pub struct Parts {
     pub max_upstream_message_bytes: u64,
     /// The most sessions upstream on the dialogue sockets.
     pub max_dialogue_sessions: usize,
-    /// What may reach nobody, at the start.
-    pub secrets: Arc<Secrets>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who is live.
@@ -101,11 +97,12 @@ pub(super) struct Ask {
 }
 
 impl Gateway {
-    /// Puts the parts together.
+    /// Puts the parts together with what a reload replaces: what clients may do, and what may reach
+    /// nobody.
     #[must_use]
-    pub fn new(parts: Parts) -> Arc<Self> {
+    pub fn new(parts: Parts, plans: Plans, secrets: Secrets) -> Arc<Self> {
         Arc::new(Self {
-            plans: ArcSwap::from_pointee(parts.plans.clone()),
+            plans: ArcSwap::from_pointee(plans),
             rechecking: Mutex::default(),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
             dialogue_slots: Arc::new(Semaphore::new(parts.max_dialogue_sessions)),
@@ -115,7 +112,7 @@ impl Gateway {
                 parts.config.connection_burst,
                 std::time::Instant::now(),
             ),
-            secrets: ArcSwap::new(Arc::clone(&parts.secrets)),
+            secrets: ArcSwap::from_pointee(secrets),
             sockets: AtomicUsize::new(0),
             sockets_closed: Notify::new(),
             draining: CancellationToken::new(),
