@@ -76,6 +76,11 @@ impl Client {
         };
     }
 
+    /// Whether there are seats that nobody sits at.
+    pub(super) fn has_vacant(&self) -> bool {
+        self.n_vacant.load(Ordering::Relaxed) > 0
+    }
+
     /// Sessions; vacant seats do not count.
     pub(super) fn n_live(&self) -> usize {
         let n_meters = self.meters.lock().len();

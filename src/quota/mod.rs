@@ -270,12 +270,19 @@ impl Inner {
         };
         let client = self.clients.enter(&opening.client);
         // Together with the meter's entry: a sibling that counts what all hold must not miss it.
-        let turn = client.turn.read().await;
+        let mut turn = client.turn.read().await;
         let leaves_seat = self.note_start(&opening.client) && streaming;
         let spending = limits.spending(now_ms, opening.milli_rate);
         let meter = match self.take_seat(&limits, &opening, &spending).await {
             Some(meter) => meter,
             None => {
+                if client.has_vacant() {
+                    // One is being given up: what was reserved there, and its slot, are in nobody's
+                    // count before that is done.
+                    drop(turn);
+                    drop(client.turn.write().await);
+                    turn = client.turn.read().await;
+                }
                 let admit = Admit {
                     opening: opening.clone(),
                     max_concurrent: limits.max_concurrent_sessions,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
 use super::*;
@@ -1001,6 +1002,35 @@ async fn what_is_held_and_not_applied_costs_nothing() {
     assert_eq!(used(&quota, Per::Day, NOW).await, 20 + 2 * 7);
     let usage = quota.books().usage(&Query::default()).await.unwrap();
     assert_eq!(usage[0].characters, 20 + 2 * 7);
+}
+
+#[tokio::test]
+async fn a_seat_on_its_way_back_is_waited_for() {
+    let quota = quota(&Place::memory()).await;
+    leave_a_seat(&quota, &per_day(100_000_000)).await;
+    let inner = Arc::clone(&quota.inner);
+    let Seat { client, meter, .. } = inner.seats.take(&client("anna")).unwrap();
+    let turn = client.turn.read().await;
+    let adjust = meter.close();
+    // What is spent fits the new limit; what is spent and reserved does not.
+    let admitting = quota.admit(request(&per_day(1000)));
+    let mut admitting = std::pin::pin!(admitting);
+    assert!(admitting.as_mut().now_or_never().is_none());
+    let settle = Settle {
+        client: client.id.clone(),
+        seat: meter.live.seat(),
+        keeps_seat: false,
+        record: None,
+        adjust,
+    };
+    inner.books.settle(settle).await;
+    client.leave(&meter);
+    client.note_vacant(false);
+    drop(turn);
+    let admission = admitting.await.unwrap();
+    admission
+        .settle(row(&client.id, SessionId::random(), NOW))
+        .await;
 }
 
 #[tokio::test]
