@@ -20,12 +20,12 @@ pub type ClientStream = MaybeTls<TlsStream<TcpStream>>;
 pub(super) struct Patient {
     stream: ClientStream,
     patience: Duration,
-    /// Runs while the client takes nothing.
+    /// Runs while there is no room.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    /// Fails what is written once the client has taken nothing for `patience`.
+    /// Fails what is written once the socket has had no room for `patience`.
     pub(super) fn new(stream: ClientStream, patience: Duration) -> Self {
         Self {
             stream,

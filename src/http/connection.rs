@@ -5,6 +5,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::load::Load;
+use crate::ids::SessionId;
+
+/// How long a client may take over the rest of an answer that upstream has finished. At four
+/// kilobytes a second, the pace of the leanest speech, all that buffers on the way may hold takes
+/// some minutes.
+pub(super) const TAKING_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What the requests on a connection share.
 pub(super) struct Connection {
@@ -25,21 +31,23 @@ impl Connection {
         self.load.worker()
     }
 
-    /// Closes it, whatever is still to be written on it.
-    pub(super) fn cut(&self) {
-        self.cut.notify_one();
-    }
-
     /// Returns once it is to be closed.
     pub(super) async fn is_cut(&self) {
         self.cut.notified().await;
     }
 
-    /// Closes it unless its client has `taken` what it is sent within `patience`. Any client makes
-    /// some progress, if it likes to: what is held for it has to end all the same.
-    pub(super) async fn cut_unless(&self, taken: impl Future<Output = ()>, patience: Duration) {
+    /// Closes it, whatever is still to be written on it, unless the client has `taken` what it is sent
+    /// within `patience`. Any client makes some progress, if it likes to: what is held for it has to
+    /// end all the same.
+    pub(super) async fn cut_unless(
+        &self,
+        taken: impl Future<Output = ()>,
+        patience: Duration,
+        session: SessionId,
+    ) {
         if tokio::time::timeout(patience, taken).await.is_err() {
-            self.cut();
+            tracing::info!(%session, "the client has not taken its answer and is cut off");
+            self.cut.notify_one();
         }
     }
 }

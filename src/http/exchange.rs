@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{error_response, passed_headers};
-use super::connection::Connection;
+use super::connection::{Connection, TAKING_TIMEOUT};
 use super::gateway::{Gateway, Place};
 use super::refusal::response;
 use crate::frame::Close;
@@ -24,10 +24,6 @@ use crate::protocol::{AudioMeter, Problem};
 use crate::quota::Admission;
 use crate::session::{self, Facts, Live, Registration, SessionEnd, Tap};
 use crate::upstream::{HttpAnswer, HttpError, HttpRequest};
-
-/// How long a client may take over what is left of a whole answer. At the pace of speech that is half
-/// a minute, with all that may be on its way in buffers.
-const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The status in the log and the ledger of a request whose client did not wait for the answer.
 const CLIENT_GONE: u16 = 499;
@@ -183,10 +179,12 @@ impl Exchange {
         let patience = match &end {
             // It has had its time.
             SessionEnd::Stalled(Side::Client) => Duration::ZERO,
-            end if is_complete(end) => LAST_BYTES_TIMEOUT,
+            end if is_complete(end) => TAKING_TIMEOUT.max(patience),
             _ => patience,
         };
-        self.connection.cut_unless(parting.send(), patience).await;
+        self.connection
+            .cut_unless(parting.send(), patience, live.id)
+            .await;
         drop(presence);
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::address::ConnectionBuckets;
 use super::connection::Connection;
+use super::lookup::Lists;
 use super::{CallerRules, Config};
 use crate::auth::{self, AuthError, Directory, Identity};
 use crate::ids::{SessionId, VoiceId};
@@ -22,9 +23,6 @@ use crate::protocol::{Endpoint, Problem, Query, Secrets};
 use crate::quota::{Limits, Quota};
 use crate::session::{Recordings, Registration, Registry, SessionEnd, Timing};
 use crate::upstream::Upstream;
-
-/// How many of upstream's lists are held in memory at once; they may be long.
-const MAX_LOOKUPS: usize = 8;
 
 /// The limits of each plan by its name.
 pub type Plans = HashMap<Arc<str>, Arc<Limits>>;
@@ -68,8 +66,7 @@ pub struct Gateway {
     pub(super) unauthenticated: Arc<Semaphore>,
     /// One permit for each session upstream on the dialogue sockets.
     pub(super) dialogue_slots: Arc<Semaphore>,
-    /// One permit for each of upstream's lists that may be held in memory.
-    pub(super) lookups: Arc<Semaphore>,
+    pub(super) lists: Lists,
     pub(super) connections: ConnectionBuckets,
     sockets: AtomicUsize,
     sockets_closed: Notify,
@@ -106,7 +103,7 @@ impl Gateway {
             rechecking: Mutex::default(),
             unauthenticated: Arc::new(Semaphore::new(parts.config.max_unauthenticated_sockets)),
             dialogue_slots: Arc::new(Semaphore::new(parts.max_dialogue_sessions)),
-            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            lists: Lists::new(),
             connections: ConnectionBuckets::new(
                 parts.config.connections_per_second,
                 parts.config.connection_burst,

@@ -1,6 +1,7 @@
 //! `GET /v1/voices`, `/v2/voices` and `/v1/models`: upstream's lists, asked for with the real key
 //! and cut down to what the client's plan allows. Nothing else of the account can be looked up.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,15 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::Method;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue};
+use parking_lot::Mutex;
 use secrecy::SecretString;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::answer::{error_response, passed_headers};
-use super::connection::Connection;
+use super::connection::{Connection, TAKING_TIMEOUT};
 use super::gateway::{Ask, Gateway, Place};
 use super::{identify, synthesis};
+use crate::ids::{ClientId, SessionId};
 use crate::protocol::{Endpoint, Problem, Shown, with_models_shown, with_voices_shown};
 use crate::quota::Limits;
 use crate::upstream::HttpRequest;
@@ -25,16 +28,50 @@ use crate::upstream::HttpRequest;
 /// How long upstream may take over a whole list.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long the client may then take over it.
-const TAKING_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How much of a list is handed to hyper at once.
 const PIECE_BYTES: usize = 64 * 1024;
+
+/// How many lists are held in memory at once; they may be long.
+const MAX_LISTS: usize = 8;
+
+/// How many of them are one client's, so that none keeps the others waiting.
+const MAX_LISTS_OF_CLIENT: usize = 2;
+
+/// Counts the lists in memory.
+pub(super) struct Lists {
+    all: Arc<Semaphore>,
+    of_clients: Mutex<HashMap<ClientId, Arc<Semaphore>>>,
+}
 
 /// What a list in memory takes from the others, until nearly all of it is written.
 struct Hold {
     _place: Place,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+impl Lists {
+    pub(super) fn new() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(MAX_LISTS)),
+            of_clients: Mutex::default(),
+        }
+    }
+
+    /// Leave to hold a list of `client`, once there is room.
+    async fn enter(&self, client: &ClientId) -> [OwnedSemaphorePermit; 2] {
+        let own = {
+            let mut of_clients = self.of_clients.lock();
+            of_clients.retain(|_, own| Arc::strong_count(own) > 1);
+            let own = of_clients.entry(client.clone());
+            Arc::clone(own.or_insert_with(|| Arc::new(Semaphore::new(MAX_LISTS_OF_CLIENT))))
+        };
+        const OPEN: &str = "these semaphores are never closed";
+        let own = own.acquire_owned().await.expect(OPEN);
+        [
+            own,
+            Arc::clone(&self.all).acquire_owned().await.expect(OPEN),
+        ]
+    }
 }
 
 /// Answers a lookup.
@@ -45,17 +82,14 @@ pub(super) async fn answer(
     path_token: Option<SecretString>,
 ) -> Result<Response, Problem> {
     let (identity, limits) = identify::visitor(gateway, ask, headers, path_token).await?;
+    // A list is held whole while it is cut down and sent.
     let place = gateway.place(ask)?;
-    // Lists are long, and each is held whole while it is cut down and sent.
-    let looking = async {
-        let permit = Arc::clone(&gateway.lookups).acquire_owned().await;
-        let hold = Hold {
-            _place: place,
-            _permit: permit.expect("the semaphore is never closed"),
-        };
-        list(gateway, ask, &limits, hold).await
+    let permits = tokio::time::timeout(PATIENCE, gateway.lists.enter(&identity.client));
+    let hold = Hold {
+        _place: place,
+        _permits: permits.await.map_err(|_| Problem::system_busy())?,
     };
-    let answer = tokio::time::timeout(PATIENCE, looking)
+    let answer = tokio::time::timeout(PATIENCE, list(gateway, ask, &limits, hold))
         .await
         .unwrap_or_else(|_| Err(unavailable(ask, "it took too long")))?;
     tracing::info!(
@@ -107,14 +141,19 @@ async fn list(
         headers.remove(ETAG);
     }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    let mut response = Response::new(in_pieces(body.into(), hold, &ask.connection));
+    let mut response = Response::new(in_pieces(body.into(), hold, &ask.connection, ask.id));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
 }
 
 /// A body that keeps its `hold` while it is sent; a client that takes too long over it is cut off.
-fn in_pieces(body: Bytes, hold: impl Send + 'static, connection: &Arc<Connection>) -> Body {
+fn in_pieces(
+    body: Bytes,
+    hold: impl Send + 'static,
+    connection: &Arc<Connection>,
+    session: SessionId,
+) -> Body {
     let (sending, sent) = oneshot::channel::<Infallible>();
     let connection = Arc::clone(connection);
     tokio::spawn(async move {
@@ -122,7 +161,7 @@ fn in_pieces(body: Bytes, hold: impl Send + 'static, connection: &Arc<Connection
             // It is only ever dropped.
             let _ = sent.await;
         };
-        connection.cut_unless(sent, TAKING_TIMEOUT).await;
+        connection.cut_unless(sent, TAKING_TIMEOUT, session).await;
     });
     let rest = (body, hold, sending);
     Body::from_stream(stream::unfold(rest, |(mut body, hold, sending)| async {
@@ -178,7 +217,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_is_held_until_it_is_taken() {
         let (connection, hold) = (connection(), Arc::new(()));
-        let mut body = in_pieces(LIST, Arc::clone(&hold), &connection);
+        let mut body = in_pieces(LIST, Arc::clone(&hold), &connection, SessionId::random());
         let mut taken = Vec::new();
         while let Some(frame) = body.frame().await {
             assert_eq!(Arc::strong_count(&hold), 2);
@@ -192,7 +231,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_take_a_list_is_cut_off() {
         let connection = connection();
-        let mut body = in_pieces(LIST, (), &connection);
+        let mut body = in_pieces(LIST, (), &connection, SessionId::random());
         body.frame().await.unwrap().unwrap();
         tokio::time::timeout(2 * TAKING_TIMEOUT, connection.is_cut())
             .await

@@ -161,17 +161,11 @@ impl TestRelay {
 
     /// Resident memory, in kB.
     pub fn memory_kb(&self) -> u64 {
-        self.memory_kb_as("VmRSS:")
-    }
-
-    /// The most that it has been, in kB.
-    pub fn peak_memory_kb(&self) -> u64 {
-        self.memory_kb_as("VmHWM:")
-    }
-
-    fn memory_kb_as(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
