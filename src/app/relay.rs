@@ -19,7 +19,7 @@ use super::{sources, trim};
 use crate::auth::Directory;
 use crate::config::{Bind, Listening, Settings, Sources};
 use crate::http::{
-    CallerRules, Gateway, Parts, Plans, ServerTls, Workers, how_to_trust, serve_operator,
+    CallerRules, Gateway, Parts, Plans, ServerTls, TlsError, Workers, how_to_trust, serve_operator,
 };
 use crate::metrics::Metrics;
 use crate::protocol::{Problem, Secrets};
@@ -309,14 +309,17 @@ fn reload(
     let settings = Settings::load_again(sources, listening)?;
     let plans = plans(&settings)?;
     let rates = Rates::new(&settings.rates)?;
-    if let Some(tls) = tls {
-        tls.reload(&settings.server.tls)?;
-    }
+    let certificate =
+        tls.map(|tls| Ok::<_, TlsError>((tls, tls.read_again(&settings.server.tls)?)));
+    let certificate = certificate.transpose()?;
     directory.reload(&settings.auth, &settings.clients, &plan_names(&settings))?;
     quota.set_rates(rates);
     if settings.api_key.is_some() {
         upstream.set_api_key(settings.api_key.clone());
         gateway.set_secrets(Secrets::new(settings.api_key.iter()));
+    }
+    if let Some((tls, certificate)) = certificate {
+        tls.replace(certificate);
     }
     gateway.reload(plans);
     Ok(settings)

@@ -172,11 +172,15 @@ impl ServerTls {
         self.accept_config().into()
     }
 
-    /// Reads the certificate again. Changes nothing when that fails.
-    pub fn reload(&self, mode: &TlsMode) -> Result<(), TlsError> {
+    /// Reads the certificate again; it is used from [`replace`](Self::replace) on.
+    pub fn read_again(&self, mode: &TlsMode) -> Result<Arc<ServerConfig>, TlsError> {
         let loaded = Loaded::new(mode)?.ok_or(TlsError::NeedsRestart)?;
-        self.config.store(loaded.server_config(&self.ticketer)?);
-        Ok(())
+        loaded.server_config(&self.ticketer)
+    }
+
+    /// Serves the connections to come with what [`read_again`](Self::read_again) has read.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.config.store(config);
     }
 
     /// The file that clients have to trust, when the relay made its own certificate.
