@@ -63,7 +63,8 @@ impl Frame {
         !self.fragmented && !self.opcode.is_control()
     }
 
-    /// The text of such a message, whose unmasked payload this is; none when it is binary.
+    /// The text of a message that came in this frame whole, of which `payload` is the unmasked
+    /// payload; none when it is binary.
     ///
     /// # Errors
     /// Text that is not UTF-8.
@@ -155,6 +156,7 @@ impl Reader {
     /// # Errors
     /// Text that is not UTF-8, as soon as the wrong byte has come.
     pub fn payload(&mut self, piece: &[u8], ends_message: bool) -> Result<bool, Fault> {
+        debug_assert!(self.open.is_some(), "of a whole message, see `Frame::text`");
         let Some(open) = &mut self.open else {
             return Ok(false);
         };

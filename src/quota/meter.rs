@@ -20,7 +20,7 @@ pub(super) struct Meter {
     /// Below this a further block is fetched while the session goes on; a quarter of the last one.
     low_water: AtomicU64,
     refilling: AtomicBool,
-    /// Taken by whoever adds to `held` or takes all of it; never on the message path.
+    /// Taken by whoever adds to `held` or takes all of it; never on the message path of a socket.
     block: Mutex<Block>,
 }
 
