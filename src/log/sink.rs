@@ -166,6 +166,9 @@ impl<W: Write, N: Fn(u64, &mut Vec<u8>)> Writer<W, N> {
                 return false;
             }
             state.asleep = true;
+            // What was much for a while is not kept until more comes.
+            state.lines.shrink_to(REST_BYTES);
+            batch.shrink_to(REST_BYTES);
             self.sink.wake.wait(&mut state);
             if !state.closed && !state.lines.is_empty() {
                 self.sink.wake.wait_for(&mut state, GATHER);
