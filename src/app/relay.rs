@@ -19,7 +19,7 @@ use super::{sources, trim};
 use crate::auth::Directory;
 use crate::config::{Bind, Listening, Settings, Sources};
 use crate::http::{
-    CallerRules, Gateway, Parts, Plans, ServerTls, TlsError, Workers, how_to_trust, serve_operator,
+    CallerRules, Gateway, Parts, Plans, ServerTls, Workers, how_to_trust, serve_operator,
 };
 use crate::metrics::Metrics;
 use crate::protocol::{Problem, Secrets};
@@ -309,8 +309,7 @@ fn reload(
     let settings = Settings::load_again(sources, listening)?;
     let plans = plans(&settings)?;
     let rates = Rates::new(&settings.rates)?;
-    let certificate =
-        tls.map(|tls| Ok::<_, TlsError>((tls, tls.read_again(&settings.server.tls)?)));
+    let certificate = tls.map(|tls| tls.read_again(&settings.server.tls));
     let certificate = certificate.transpose()?;
     directory.reload(&settings.auth, &settings.clients, &plan_names(&settings))?;
     quota.set_rates(rates);
@@ -318,7 +317,7 @@ fn reload(
         upstream.set_api_key(settings.api_key.clone());
         gateway.set_secrets(Secrets::new(settings.api_key.iter()));
     }
-    if let Some((tls, certificate)) = certificate {
+    if let Some((tls, certificate)) = tls.zip(certificate) {
         tls.replace(certificate);
     }
     gateway.reload(plans);

@@ -74,8 +74,8 @@ enum Parting {
     Nothing,
     /// The whole answer.
     Answer(oneshot::Sender<Response>, Response),
-    /// The body's last piece, where it is known to be the last, and how it ends.
-    Rest(ToClient, Option<Bytes>, Piece),
+    /// The body's last piece, where it is known to be the last, and its end.
+    Rest(ToClient, Option<Bytes>),
 }
 
 impl Exchange {
@@ -165,26 +165,22 @@ impl Exchange {
                     end = down(answer, &to_client, self.audio, &mut tap, &live) => end,
                 };
                 tap.on_answer_end(status, Instant::now());
-                let last_piece = match is_complete(&end) {
-                    true => Piece::End,
-                    false => Piece::BrokenOff,
-                };
-                (end, Parting::Rest(to_client, last, last_piece))
+                (end, Parting::Rest(to_client, last))
             }
         };
         session::summarize(&live, tap.counts(), &facts, &end, self.started);
         session::report(metrics, &live, &mut tap, &facts, &end);
         // Settled before the client has the last of it: who asks again at once finds its slot free.
         session::settle(&live, admission, tap.counts(), &facts, &end).await;
-        let patience = match &end {
+        let is_complete = is_complete(&end);
+        let patience = match end {
             // It has had its time.
             SessionEnd::Stalled(Side::Client) => Duration::ZERO,
-            end if is_complete(end) => TAKING_TIMEOUT.max(patience),
+            _ if is_complete => TAKING_TIMEOUT.max(patience),
             _ => patience,
         };
-        self.connection
-            .cut_unless(parting.send(), patience, live.id)
-            .await;
+        let sent = parting.send(is_complete);
+        self.connection.cut_unless(sent, patience, live.id).await;
         drop(presence);
     }
 }
@@ -298,11 +294,15 @@ impl ToClient {
 impl Parting {
     /// Sends it, and returns once hyper has taken it. The client may be gone; there is nobody left to
     /// tell then.
-    async fn send(self) {
+    async fn send(self, is_complete: bool) {
         match self {
             Self::Nothing => {}
             Self::Answer(head, response) => drop(head.send(response)),
-            Self::Rest(ToClient { pieces, .. }, last, end) => {
+            Self::Rest(ToClient { pieces, .. }, last) => {
+                let end = match is_complete {
+                    true => Piece::End,
+                    false => Piece::BrokenOff,
+                };
                 for piece in last.map(Piece::Bytes).into_iter().chain([end]) {
                     if pieces.send(piece).await.is_err() {
                         return;

@@ -140,7 +140,7 @@ pub fn look(payload: &[u8]) -> ServerMessage<'_> {
 /// own: inside of a string every quote has a backslash before it.
 fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
     let is_first = payload.starts_with(AUDIO_FIRST.as_bytes());
-    let place = audio_place(payload)?;
+    let place = audio_place(payload, is_first)?;
     let audio = &payload[place.clone()];
     if may_have_escapes(audio) {
         return None;
@@ -159,9 +159,9 @@ fn look_past_audio(payload: &[u8]) -> Option<ServerMessage<'_>> {
     seen.error.is_none().then_some(seen)
 }
 
-/// Where the base64 stands between its quotes.
-fn audio_place(payload: &[u8]) -> Option<Range<usize>> {
-    let start = match payload.starts_with(AUDIO_FIRST.as_bytes()) {
+/// Where the base64 stands between its quotes; `is_first` when it is the first member.
+fn audio_place(payload: &[u8], is_first: bool) -> Option<Range<usize>> {
+    let start = match is_first {
         true => skip_space(payload, AUDIO_FIRST.len()),
         false => AUDIO
             .find_iter(payload)

@@ -71,7 +71,6 @@ impl Admission {
             return Some(Ok(()));
         }
         if let Err(refusal) = self.fits_session(characters) {
-            self.note_refusal(&refusal);
             return Some(Err(refusal));
         }
         if !self.meter.try_take(characters, self.inner.now_ms()) {
@@ -126,10 +125,7 @@ impl Admission {
     /// # Errors
     /// Why the message must not go up.
     pub async fn hold(&mut self, characters: Characters) -> Result<Reservation, Refusal> {
-        if let Err(refusal) = self.fits_session(characters) {
-            self.note_refusal(&refusal);
-            return Err(refusal);
-        }
+        self.fits_session(characters)?;
         let set_aside = match characters {
             0 => Some(Basis::default()),
             _ => self.meter.set_aside(characters, self.inner.now_ms()),
@@ -266,15 +262,18 @@ impl Admission {
         async move { inner.finish(&client, &meter, record, heir).await }
     }
 
+    /// Holds the message against the limits of the session; a refusal is counted.
     fn fits_session(&self, characters: Characters) -> Result<(), Refusal> {
         let limits = [self.limits.max_session_characters, self.cap];
         match limits.into_iter().flatten().min() {
             Some(limit) if self.charged.saturating_add(characters) > limit => {
-                Err(Refusal::SessionCharacters {
+                let refusal = Refusal::SessionCharacters {
                     limit,
                     used: self.charged,
                     asked: characters,
-                })
+                };
+                self.note_refusal(&refusal);
+                Err(refusal)
             }
             _ => Ok(()),
         }

@@ -154,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
 
     /// Whether nothing of the relay's is on its way to the peer.
     pub(super) fn is_settled(&self) -> bool {
-        self.stalled_since.is_none() && !self.needs_flush && self.pongs_due.is_empty()
+        self.stalled_since.is_none() && !self.needs_flush && !self.owes_pongs()
     }
 
     /// When the peer has had long enough to read, if it is not reading.
@@ -210,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
 
     /// Answers the pings, if the socket has room and a frame may begin.
     pub(super) fn pay_pongs(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
-        if self.out.is_empty() && !self.pongs_due.is_empty() {
+        if self.out.is_empty() && self.owes_pongs() {
             let pongs = std::mem::take(&mut self.pongs_due);
             self.write(cx, &pongs, now)?;
         }

@@ -117,8 +117,8 @@ impl BaseUrl {
     /// Whether it is on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        let host = self.host();
-        host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        let address = self.address();
+        self.host() == "localhost" || address.is_some_and(|address| address.ip().is_loopback())
     }
 
     /// The URL to dial, with the scheme that HTTP libraries and proxy rules know.
