@@ -10,6 +10,8 @@
 
 pub mod ids;
 
+pub mod crypto;
+
 pub mod frame;
 
 pub mod metrics;

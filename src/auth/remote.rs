@@ -172,10 +172,9 @@ async fn fetch(url: &KeySetUrl) -> Result<Vec<VerifyingKey>, FetchError> {
 }
 
 fn client(loopback: bool) -> Result<reqwest::Client, FetchError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
+    let tls = rustls::ClientConfig::builder_with_provider(crate::crypto::provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();

@@ -145,8 +145,9 @@ impl Intake<'_> {
     }
 }
 
-/// Reads into `room`, which is not empty, until it is full or there is no more for now; says how
-/// much, and whether the stream wakes the task when there is more.
+/// Reads into `room`, which is not empty, until it is almost full or there is no more for now; says
+/// how much, and whether the stream wakes the task when there is more. The last bit of room is left:
+/// a read for it would cost as much as one of many messages.
 fn poll_fill<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
@@ -157,8 +158,9 @@ fn poll_fill<S: AsyncRead + Unpin>(
         let before = room.filled().len();
         let polled = Pin::new(&mut *stream).poll_read(cx, &mut room);
         let len = room.filled().len();
+        let has_room = room.remaining() > room.capacity() / 8;
         match polled {
-            Poll::Ready(Ok(())) if len > before && room.remaining() > 0 => {}
+            Poll::Ready(Ok(())) if len > before && has_room => {}
             Poll::Ready(Err(error)) if len == 0 => return Poll::Ready(Err(error)),
             Poll::Pending if len == 0 => return Poll::Pending,
             _ => return Poll::Ready(Ok((len, polled.is_pending()))),

@@ -19,6 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::TlsError;
+use crate::crypto;
 
 /// What the certificate is for.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -83,10 +84,10 @@ impl DevCertificate {
         rustls::pki_types::PrivateKeyDer::from_pem_file(&self.server).ok()?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone()).ok()?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .ok()?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto::provider())
+                .build()
+                .ok()?;
         let valid = |name: &str, at: SystemTime| {
             let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
             let name = ServerName::try_from(name).ok()?;

@@ -8,12 +8,14 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
+
+use crate::crypto;
 
 pub use dev_cert::{DevCertificate, how_to_trust, state_directory};
 
@@ -243,7 +245,7 @@ impl Loaded {
         &self,
         ticketer: &Arc<dyn ProducesTickets>,
     ) -> Result<Arc<ServerConfig>, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        let mut config = ServerConfig::builder_with_provider(crypto::provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
             .with_single_cert(self.certs.clone(), self.key.clone_key())

@@ -38,7 +38,7 @@ fn client(trusted: &Path, alpn: &[&[u8]]) -> Arc<ClientConfig> {
     for cert in CertificateDer::pem_file_iter(trusted).unwrap() {
         roots.add(cert.unwrap()).unwrap();
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut config = ClientConfig::builder_with_provider(crypto::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)

@@ -38,7 +38,7 @@ fn certified(alpn: &[u8]) -> (tokio_rustls::TlsAcceptor, tempfile::NamedTempFile
     let ca = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca.path(), made.cert.pem()).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = crate::crypto::provider();
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -2,9 +2,9 @@
 //! none do.
 //!
 //! rustls' own stream takes 4 KiB at a time and keeps what its buffers have grown to. This one reads
-//! as much as there is into a buffer of the thread, has every whole record of it decrypted there,
-//! and owns memory only for what has to wait: the start of a record, bytes that the caller had no
-//! room for, records that the socket had no room for.
+//! as much as the caller has room for, has every whole record of it decrypted there, and owns memory
+//! only for what has to wait: the start of a record, bytes that the caller had no room for, records
+//! that the socket had no room for. Callers with little room are served from a buffer of the thread.
 
 mod records;
 
@@ -18,14 +18,13 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use records::Records;
+use records::{HEADROOM_BYTES, MAX_KEPT_BYTES, Records};
 
-/// The buffer of a thread: what a connection has kept, and one read behind it.
-const BUFFER_BYTES: usize = 256 * 1024;
-/// The least and the most that one read has room for: a record of the longest kind, whatever the
-/// caller has room for, and two messages of audio. Room for more made no difference.
+/// The least that one read has room for: a record of the longest kind.
 const MIN_READ_BYTES: usize = 17 * 1024;
-const MAX_READ_BYTES: usize = 128 * 1024;
+/// The buffer of a thread: a read for a caller with too little room to decrypt in, or what a write
+/// makes of what it takes.
+const BUFFER_BYTES: usize = 2 * HEADROOM_BYTES + MAX_KEPT_BYTES + MIN_READ_BYTES;
 /// The most that one write takes: four records.
 const MAX_WRITE_BYTES: usize = 64 * 1024;
 
@@ -109,27 +108,44 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         cx: &mut Context<'_>,
         plain: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let n_kept = self.records.kept().len();
+        if plain.remaining() >= HEADROOM_BYTES + n_kept + MIN_READ_BYTES {
+            // What was read, decrypted and moved stays in the same lines of the processor's cache.
+            let n_plain = ready!(self.poll_receive_into(cx, plain.initialize_unfilled()))?;
+            plain.advance(n_plain);
+            return Poll::Ready(Ok(()));
+        }
+        // Records are longer than what is in them, so little is decrypted that has no room.
+        let n_room = plain.remaining().saturating_sub(n_kept).max(MIN_READ_BYTES);
         with_buffer(|buffer| {
-            let n_kept = self.records.kept().len();
-            // Records are longer than what is in them, so little is decrypted that has no room.
-            let n_room = plain.remaining().saturating_sub(n_kept);
-            let n_room = n_room.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
-            let end = (n_kept + n_room).min(buffer.len());
-            let mut read = ReadBuf::new(&mut buffer[n_kept..end]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-            let n_read = read.filled().len();
-            if n_read == 0 {
-                self.records.end();
-                return Poll::Ready(Ok(()));
-            }
-            self.records.receive(&mut buffer[..n_kept + n_read], plain);
-            if self.records.has_failed() {
-                // The peer is told why, if there is room; the error itself is what matters.
-                self.records.take_due(&mut self.out);
-                let _ = self.poll_write_out(cx);
-            }
+            let buffer = &mut buffer[..HEADROOM_BYTES + n_kept + n_room];
+            let n_plain = ready!(self.poll_receive_into(cx, buffer))?;
+            self.records.hand_out(&buffer[..n_plain], plain);
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// The same in `buffer`, at whose front the plain bytes stand then.
+    fn poll_receive_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let start = HEADROOM_BYTES + self.records.kept().len();
+        let mut read = ReadBuf::new(&mut buffer[start..]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        let n_read = read.filled().len();
+        if n_read == 0 {
+            self.records.end();
+            return Poll::Ready(Ok(0));
+        }
+        let n_plain = self.records.receive(&mut buffer[..start + n_read]);
+        if self.records.has_failed() {
+            // The peer is told why, if there is room; the error itself is what matters.
+            self.records.take_due(&mut self.out);
+            let _ = self.poll_write_out(cx);
+        }
+        Poll::Ready(Ok(n_plain))
     }
 
     /// Ready when the stream has taken every record there is.

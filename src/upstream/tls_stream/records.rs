@@ -12,9 +12,13 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, InvalidMessage};
 use tokio::io::ReadBuf;
 
+/// What is left free in a buffer before the encrypted bytes: what is decrypted goes to the front, and
+/// the content of a record of the longest kind (RFC 8446 section 5.1) must never reach what has not
+/// been decrypted.
+pub(super) const HEADROOM_BYTES: usize = 17 * 1024;
 /// The most that is kept of what is not whole: the longest handshake message that rustls takes, and a
 /// record of the longest kind.
-const MAX_KEPT_BYTES: usize = (64 + 17) * 1024;
+pub(super) const MAX_KEPT_BYTES: usize = (64 + 17) * 1024;
 /// The largest `close_notify` under any cipher suite, with room to spare.
 const MAX_ALERT_BYTES: usize = 256;
 
@@ -29,6 +33,15 @@ pub(super) struct Records {
     /// Records of TLS' own that are due to the peer.
     due: Vec<u8>,
     incoming: Incoming,
+}
+
+/// How far the work on a buffer has come.
+#[derive(Default)]
+struct Progress {
+    /// What stands before this is done with.
+    n_used: usize,
+    /// Plain bytes at the front.
+    n_plain: usize,
 }
 
 /// What is still to come from the peer.
@@ -51,7 +64,7 @@ impl Records {
             due: Vec::new(),
             incoming: Incoming::Open,
         };
-        records.receive(&mut [], &mut ReadBuf::new(&mut []));
+        records.speak(|_| ())?;
         Ok(records)
     }
 
@@ -72,19 +85,20 @@ impl Records {
         &self.kept
     }
 
-    /// Takes in `bytes`, whose front is left free for what was kept, and decrypts the records that
-    /// are whole, into `plain` as far as there is room. Failures are told by [`Self::poll_end`].
-    pub(super) fn receive(&mut self, bytes: &mut [u8], plain: &mut ReadBuf<'_>) {
-        bytes[..self.kept.len()].copy_from_slice(&self.kept);
-        let n_used = match self.drive(bytes, plain, |_| ()) {
-            Ok((n_used, _)) => n_used,
-            Err(error) => {
-                self.incoming = Incoming::Failed(error);
-                bytes.len()
-            }
+    /// Takes in what was read into `buffer` behind [`HEADROOM_BYTES`] and as much room as what was kept
+    /// needs, and decrypts the records that are whole. Says how many plain bytes stand at the front of
+    /// `buffer` then. Failures are told by [`Self::poll_end`].
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> usize {
+        buffer[HEADROOM_BYTES..][..self.kept.len()].copy_from_slice(&self.kept);
+        let mut progress = Progress {
+            n_used: HEADROOM_BYTES,
+            n_plain: 0,
         };
-        let rest = &bytes[n_used..];
-        if rest.len() > MAX_KEPT_BYTES {
+        if let Err(error) = self.drive(buffer, &mut progress, |_| ()) {
+            self.incoming = Incoming::Failed(error);
+        }
+        let rest = &buffer[progress.n_used..];
+        if rest.len() > MAX_KEPT_BYTES && matches!(self.incoming, Incoming::Open) {
             self.incoming = Incoming::Failed(InvalidMessage::HandshakePayloadTooLarge.into());
         }
         if rest.is_empty() || !matches!(self.incoming, Incoming::Open) {
@@ -94,6 +108,7 @@ impl Records {
             self.kept.reserve_exact(rest.len());
             self.kept.extend_from_slice(rest);
         }
+        progress.n_plain
     }
 
     /// Takes in that no more bytes will come.
@@ -101,6 +116,13 @@ impl Records {
         if matches!(self.incoming, Incoming::Open) {
             self.incoming = Incoming::Truncated;
         }
+    }
+
+    /// Hands out decrypted bytes as far as there is room, and keeps the rest.
+    pub(super) fn hand_out(&mut self, plain: &[u8], buf: &mut ReadBuf<'_>) {
+        let (now, later) = plain.split_at(plain.len().min(buf.remaining()));
+        buf.put_slice(now);
+        self.plain.extend_from_slice(later);
     }
 
     /// Hands out decrypted bytes that were left over; says whether there were any.
@@ -175,10 +197,10 @@ impl Records {
             return Err(failed(error.clone()));
         }
         let mut kept = std::mem::take(&mut self.kept);
-        let result = self.drive(&mut kept, &mut ReadBuf::new(&mut []), say);
-        match result {
-            Ok((n_used, said)) => {
-                kept.drain(..n_used);
+        let mut progress = Progress::default();
+        match self.drive(&mut kept, &mut progress, say) {
+            Ok(said) => {
+                kept.drain(..progress.n_used);
                 self.kept = kept;
                 Ok(said)
             }
@@ -189,45 +211,50 @@ impl Records {
         }
     }
 
-    /// Has rustls work through `bytes` until it needs more, and then `say` something if it may. Says
-    /// how many of the bytes are done with.
+    /// Has rustls work through `buffer` until it needs more, and then `say` something if it may.
     fn drive<R>(
         &mut self,
-        bytes: &mut [u8],
-        plain: &mut ReadBuf<'_>,
+        buffer: &mut [u8],
+        progress: &mut Progress,
         say: impl FnOnce(&mut WriteTraffic<'_, ClientConnectionData>) -> R,
-    ) -> Result<(usize, Option<R>), rustls::Error> {
-        let mut n_used = 0;
+    ) -> Result<Option<R>, rustls::Error> {
         loop {
-            let UnbufferedStatus { mut discard, state } =
-                self.tls.process_tls_records(&mut bytes[n_used..]);
+            let (used, rest) = buffer.split_at_mut(progress.n_used);
+            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(rest);
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
-                        let now = record.payload.len().min(plain.remaining());
-                        // What is left over already comes first.
-                        let now = if self.plain.is_empty() { now } else { 0 };
-                        let (now, later) = record.payload.split_at(now);
-                        plain.put_slice(now);
-                        self.plain.extend_from_slice(later);
+                        let end = progress.n_plain + record.payload.len();
+                        match used.get_mut(progress.n_plain..end) {
+                            // What is left over already comes first.
+                            Some(room) if self.plain.is_empty() => {
+                                room.copy_from_slice(record.payload);
+                                progress.n_plain = end;
+                            }
+                            _ => self.plain.extend_from_slice(record.payload),
+                        }
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(encoding)) => encode(encoding, &mut self.due)?,
                 Ok(ConnectionState::TransmitTlsData(transmission)) => transmission.done(),
                 Ok(ConnectionState::PeerClosed) => self.incoming = Incoming::Closed,
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    return Ok((n_used + discard, Some(say(&mut traffic))));
+                    progress.n_used += discard;
+                    return Ok(Some(say(&mut traffic)));
                 }
                 // Nothing more to do, or nothing more to do before more bytes come.
-                Ok(_) => return Ok((n_used + discard, None)),
+                Ok(_) => {
+                    progress.n_used += discard;
+                    return Ok(None);
+                }
                 Err(error) => {
-                    self.collect_alert(&mut bytes[n_used + discard..]);
+                    self.collect_alert(&mut rest[discard..]);
                     return Err(error);
                 }
             }
-            n_used += discard;
+            progress.n_used += discard;
         }
     }
 
