@@ -18,7 +18,7 @@ pub(super) const MANY: usize = 4096;
 const BUSY: f64 = 0.95;
 
 /// How often that is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The connections of all workers.
 pub(super) struct Loads(Box<[AtomicUsize]>);
