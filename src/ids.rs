@@ -44,6 +44,12 @@ impl<'de> Deserialize<'de> for ClientId {
     }
 }
 
+impl From<ClientId> for Arc<str> {
+    fn from(id: ClientId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -103,6 +109,12 @@ impl fmt::Debug for SessionId {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
 #[serde(transparent)]
 pub struct VoiceId(Arc<str>);
+
+impl From<&VoiceId> for Arc<str> {
+    fn from(id: &VoiceId) -> Self {
+        Self::clone(&id.0)
+    }
+}
 
 impl VoiceId {
     /// Accepts `[A-Za-z0-9_-]{1,64}`; anything else could leave its place in an upstream path.

@@ -147,7 +147,7 @@ impl Gateway {
 
     /// Enters a session among the live ones. A token that was taken back since it was looked at
     /// ends it.
-    pub(super) fn enter(&self, ask: &Ask, identity: Identity, voice: String) -> Registration {
+    pub(super) fn enter(&self, ask: &Ask, identity: Identity, voice: Arc<str>) -> Registration {
         let registration = self
             .parts
             .registry

@@ -1,5 +1,6 @@
 //! From a known client to an open upstream: what its plan allows, admission, the dial.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -91,12 +92,11 @@ pub(super) enum Denied {
 }
 
 /// What goes up, and under which rules.
-struct Plan {
+struct Plan<'a> {
     limits: Arc<Limits>,
-    query: Query,
+    query: Cow<'a, Query>,
     voice: Option<VoiceId>,
     inactivity: Duration,
-    wish: Wish,
 }
 
 /// Admits a known client and opens its upstream, unless the client has `gone` before. Whatever comes
@@ -113,7 +113,7 @@ pub(super) async fn open(
         let dialogue_slot = dialogue_slot(gateway, ask)?;
         let path_and_query = path_and_query(ask.endpoint, plan.voice.as_ref(), &plan.query);
         let mut dial = Dial::new(gateway, ask.worker(), path_and_query);
-        let admitting = admit(gateway, ask, &identity, &plan);
+        let admitting = admit(gateway, ask, &identity, &plan, &wish);
         // Who has plenty left is let in while upstream is dialed; for anybody else nothing goes up
         // before the leave is there.
         let admission = match gateway.parts.quota.expects_room(&identity.client) {
@@ -144,7 +144,6 @@ pub(super) async fn open(
         query,
         voice,
         inactivity,
-        wish,
     } = plan;
     let terms = Terms {
         dialect: ask.endpoint.dialect().expect("only sockets come here"),
@@ -201,25 +200,25 @@ pub(super) async fn open(
     }
 }
 
-fn plan(
+fn plan<'a>(
     gateway: &Gateway,
-    ask: &Ask,
+    ask: &'a Ask,
     identity: &Identity,
     wish: &mut Wish,
-) -> Result<Plan, Refused> {
+) -> Result<Plan<'a>, Refused> {
     let limits = gateway.limits(identity)?;
     let narrowing = identity.narrowing.as_ref();
-    let mut query = ask.query.clone();
+    let mut query = Cow::Borrowed(&ask.query);
     for (name, value) in &limits.forced_parameters {
-        query.set(name, value);
+        query.to_mut().set(name, value);
     }
     wish.model = match query.get("model_id") {
-        Some(model) => model.into_owned(),
-        None => ask.endpoint.default_model().unwrap_or_default().to_owned(),
+        Some(model) => Arc::from(&*model),
+        None => ask.endpoint.default_model().unwrap_or_default().into(),
     };
     wish.format = match query.get("output_format") {
-        Some(format) => format.into_owned(),
-        None => DEFAULT_OUTPUT_FORMAT.to_owned(),
+        Some(format) => Arc::from(&*format),
+        None => DEFAULT_OUTPUT_FORMAT.into(),
     };
     let origin = ask.origin.as_ref();
     let origin_allowed = origin.is_none_or(|origin| limits.allows_origin(origin.as_str()))
@@ -231,7 +230,7 @@ fn plan(
         Some(asked) => Some(limits.resolve_voice(asked)?),
         None => None,
     };
-    wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
+    wish.voice = voice.as_ref().map(Arc::<str>::from).unwrap_or_default();
     let asked = ask.voice.as_ref().map(VoiceId::as_str);
     if asked.is_some_and(|asked| !allows_voice(&limits, narrowing, asked)) {
         return Err(quota::Refusal::Voice.into());
@@ -240,14 +239,14 @@ fn plan(
     let inactivity = match ask.endpoint.is_dialogue() {
         // The dialogue sockets have a fixed limit and no such parameter.
         true => DEFAULT_INACTIVITY_TIMEOUT.min(longest),
-        false => query.clamp_inactivity_timeout(longest),
+        false if query.inactivity_limit() <= longest => query.inactivity_limit(),
+        false => query.to_mut().clamp_inactivity_timeout(longest),
     };
     Ok(Plan {
         limits,
         query,
         voice,
         inactivity,
-        wish: wish.clone(),
     })
 }
 
@@ -292,7 +291,8 @@ async fn admit(
     gateway: &Gateway,
     ask: &Ask,
     identity: &Identity,
-    plan: &Plan,
+    plan: &Plan<'_>,
+    wish: &Wish,
 ) -> Result<Admission, quota::Refusal> {
     let request = AdmissionRequest {
         client: identity.client.clone(),
@@ -300,8 +300,8 @@ async fn admit(
         session: ask.id,
         endpoint: ask.endpoint.as_str(),
         voice: plan.voice.clone(),
-        model: plan.wish.model.clone(),
-        format: plan.wish.format.clone(),
+        model: wish.model.clone(),
+        format: wish.format.clone(),
         cap: identity
             .narrowing
             .as_ref()

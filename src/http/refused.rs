@@ -14,11 +14,11 @@ use crate::usage::{LedgerRow, unix_ms};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wish {
     /// The voice after aliases.
-    pub(super) voice: String,
+    pub(super) voice: Arc<str>,
     /// The model in effect.
-    pub(super) model: String,
+    pub(super) model: Arc<str>,
     /// The output format in effect.
-    pub(super) format: String,
+    pub(super) format: Arc<str>,
     /// Characters of its text.
     pub(super) characters: u64,
     /// Bytes of its body.
@@ -113,7 +113,7 @@ pub(super) fn note(
         bytes_up: wish.bytes,
         bytes_down: 0,
         first_audio_ms: None,
-        ending: ending.to_owned(),
+        ending: ending.to_owned().into(),
         close_code: code,
         trace_id: None,
     });

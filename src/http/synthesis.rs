@@ -81,15 +81,15 @@ async fn prepare(
         query.set(name, value);
     }
     wish.format = match query.get("output_format") {
-        Some(format) => format.into_owned(),
-        None => DEFAULT_OUTPUT_FORMAT.to_owned(),
+        Some(format) => Arc::from(&*format),
+        None => DEFAULT_OUTPUT_FORMAT.into(),
     };
     let voice = ask
         .voice
         .as_ref()
         .map(|asked| limits.resolve_voice(asked))
         .transpose()?;
-    wish.voice = voice.as_ref().map(ToString::to_string).unwrap_or_default();
+    wish.voice = voice.as_ref().map(Arc::<str>::from).unwrap_or_default();
 
     let config = &gateway.parts.config;
     let body = body::read(body, config.max_body_bytes, config.body_timeout);
@@ -107,9 +107,9 @@ async fn prepare(
         .iter()
         .find(|(name, _)| name == "model_id");
     wish.model = match (forced_model, &message.model) {
-        (Some((_, forced)), _) => forced.clone(),
-        (None, Some(model)) => model.as_ref().to_owned(),
-        (None, None) => ask.endpoint.default_model().unwrap_or_default().to_owned(),
+        (Some((_, forced)), _) => Arc::from(&**forced),
+        (None, Some(model)) => Arc::from(&**model),
+        (None, None) => ask.endpoint.default_model().unwrap_or_default().into(),
     };
     check_voices(&limits, identity, ask, &message)?;
     let body =

@@ -1,7 +1,7 @@
 //! Metrics with labels. However many values a label is offered, a family keeps a bounded number of
 //! series; what comes later is counted under `other`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -18,7 +18,30 @@ pub(super) const OTHER: &str = "other";
 pub struct Family<M, const N: usize> {
     labels: [&'static str; N],
     max_series: usize,
-    series: RwLock<BTreeMap<[Box<str>; N], Arc<M>>>,
+    series: RwLock<Series<M, N>>,
+}
+
+/// Metrics in the order of their label values.
+#[derive(Debug)]
+struct Series<M, const N: usize>(Vec<([Box<str>; N], Arc<M>)>);
+
+impl<M, const N: usize> Series<M, N> {
+    /// Where these label values stand, or would stand. Takes no memory, as a map by them would.
+    fn find(&self, values: &[&str; N]) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|(key, _)| key.iter().map(AsRef::as_ref).cmp(values.iter().copied()))
+    }
+
+    fn get(&self, values: &[&str; N]) -> Option<&Arc<M>> {
+        self.find(values).ok().map(|index| &self.0[index].1)
+    }
+
+    fn put(&mut self, values: [&str; N], metric: Arc<M>) {
+        match self.find(&values) {
+            Ok(index) => self.0[index].1 = metric,
+            Err(index) => self.0.insert(index, (values.map(Box::from), metric)),
+        }
+    }
 }
 
 impl<M: Metric + Default, const N: usize> Family<M, N> {
@@ -28,29 +51,29 @@ impl<M: Metric + Default, const N: usize> Family<M, N> {
         Self {
             labels,
             max_series,
-            series: RwLock::default(),
+            series: RwLock::new(Series(Vec::new())),
         }
     }
 
     /// The metric of these label values, made at the first call.
     pub fn with(&self, values: [&str; N]) -> Arc<M> {
-        let key = values.map(Box::from);
-        if let Some(metric) = self.series.read().get(&key) {
+        if let Some(metric) = self.series.read().get(&values) {
             return Arc::clone(metric);
         }
         let mut series = self.series.write();
-        let is_full = series.len() >= self.max_series && !series.contains_key(&key);
-        let key = if is_full {
-            [OTHER; N].map(Box::from)
-        } else {
-            key
-        };
-        Arc::clone(series.entry(key).or_default())
+        let is_full = series.0.len() >= self.max_series && series.get(&values).is_none();
+        let values = if is_full { [OTHER; N] } else { values };
+        if let Some(metric) = series.get(&values) {
+            return Arc::clone(metric);
+        }
+        let metric = Arc::<M>::default();
+        series.put(values, Arc::clone(&metric));
+        metric
     }
 
     /// Shows a metric that is kept elsewhere under these label values.
     pub fn put(&self, values: [&str; N], metric: Arc<M>) {
-        self.series.write().insert(values.map(Box::from), metric);
+        self.series.write().put(values, metric);
     }
 }
 
@@ -58,7 +81,7 @@ impl<M: Metric, const N: usize> Metric for Family<M, N> {
     const KIND: Kind = M::KIND;
 
     fn sample(&self, outer: &[(&str, &str)], samples: &mut Samples<'_>) {
-        for (values, metric) in &*self.series.read() {
+        for (values, metric) in &self.series.read().0 {
             let labels = self
                 .labels
                 .iter()

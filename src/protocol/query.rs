@@ -132,14 +132,20 @@ impl Query {
         is_number.then(|| digits.parse().unwrap_or(u64::MAX))
     }
 
-    /// The inactivity limit of a session: the client's own, else
-    /// [`DEFAULT_INACTIVITY_TIMEOUT`], but at least a second and at most `max`. The query changes
-    /// only when `max` was exceeded; it then asks for `max`, rounded up to whole seconds.
-    pub fn clamp_inactivity_timeout(&mut self, max: Duration) -> Duration {
+    /// The inactivity limit of a session: the client's own, else [`DEFAULT_INACTIVITY_TIMEOUT`], but at
+    /// least a second.
+    #[must_use]
+    pub fn inactivity_limit(&self) -> Duration {
         let asked = self.inactivity_timeout();
-        let limit = asked.map_or(DEFAULT_INACTIVITY_TIMEOUT, |seconds| {
+        asked.map_or(DEFAULT_INACTIVITY_TIMEOUT, |seconds| {
             Duration::from_secs(seconds.max(1))
-        });
+        })
+    }
+
+    /// The same, but at most `max`. The query changes only when `max` was exceeded; it then asks for
+    /// `max`, rounded up to whole seconds.
+    pub fn clamp_inactivity_timeout(&mut self, max: Duration) -> Duration {
+        let limit = self.inactivity_limit();
         if limit <= max {
             return limit;
         }

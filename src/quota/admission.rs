@@ -243,10 +243,13 @@ impl Admission {
     }
 
     fn charged_record(&self, row: LedgerRow, outcome: Outcome) -> Record {
-        let mut record = Record::new(row, outcome);
         // The row of another session would free that one's slot.
-        record.session = self.opening.session.to_string();
-        record.client = self.opening.client.as_str().to_owned();
+        let row = LedgerRow {
+            session: self.opening.session,
+            client: self.opening.client.clone(),
+            ..row
+        };
+        let mut record = Record::new(row, outcome);
         record.characters_forwarded = self.charged;
         record.characters_asked = record.characters_asked.max(self.charged);
         record.milli_credits = self.milli_credits();
@@ -287,7 +290,7 @@ impl Drop for Admission {
         }
         let mut record = Record::opened(&self.opening);
         record.outcome = Outcome::Ended;
-        record.ending = "abandoned".to_owned();
+        record.ending = "abandoned".into();
         record.ended_ms = self.inner.now_ms().max(record.started_ms);
         record.characters_asked = self.charged;
         record.characters_forwarded = self.charged;

@@ -74,9 +74,9 @@ pub struct AdmissionRequest {
     /// The voice after [`Limits::resolve_voice`]; `None` where messages name it.
     pub voice: Option<crate::ids::VoiceId>,
     /// The model in effect, empty when none is known.
-    pub model: String,
+    pub model: Arc<str>,
     /// The output format in effect, empty when none is known.
-    pub format: String,
+    pub format: Arc<str>,
     /// The endpoint, as in [`LedgerRow::endpoint`].
     pub endpoint: &'static str,
     /// The most characters of this session, from a narrowed token.
@@ -88,13 +88,16 @@ pub struct AdmissionRequest {
 
 impl AdmissionRequest {
     fn opening(&self, milli_rate: u64, started_ms: i64) -> Opening {
-        let voice = self.voice.as_ref();
         Opening {
             session: self.session,
             client: self.client.clone(),
             plan: self.limits.plan.clone(),
             endpoint: self.endpoint,
-            voice: voice.map_or_else(String::new, |voice| voice.as_str().to_owned()),
+            voice: self
+                .voice
+                .as_ref()
+                .map(Arc::<str>::from)
+                .unwrap_or_default(),
             model: self.model.clone(),
             format: self.format.clone(),
             started_ms,
@@ -379,7 +382,7 @@ impl Inner {
     fn free_unsure(&self, opening: &Opening) {
         let mut record = Record::opened(opening);
         record.outcome = Outcome::Refused;
-        record.ending = Refusal::StoreUnavailable.error().into_owned();
+        record.ending = Refusal::StoreUnavailable.error();
         record.milli_credits = 0;
         let settle = Settle::new(opening.client.clone(), opening.session, record);
         self.books.settle_later(settle);

@@ -27,8 +27,8 @@ fn request(limits: &Arc<Limits>) -> AdmissionRequest {
         limits: limits.clone(),
         session: SessionId::random(),
         voice: None,
-        model: "eleven_flash_v2_5".to_owned(),
-        format: "mp3_44100_128".to_owned(),
+        model: "eleven_flash_v2_5".into(),
+        format: "mp3_44100_128".into(),
         endpoint: "stream-input",
         cap: None,
         streaming: true,
@@ -45,7 +45,7 @@ async fn settle(admission: Admission) {
         admission.opening.session,
         admission.started_ms(),
     );
-    row.voice.clear();
+    row.voice = "".into();
     row.model = admission.opening.model.clone();
     admission.settle(row).await;
 }
@@ -157,7 +157,7 @@ async fn what_is_unspent_goes_back(place: Place) {
     assert_eq!(used(&quota, Per::Day, NOW).await, 5010);
     let rows = quota.books().recent(2).await.unwrap();
     assert_eq!(
-        (rows[0].ending.as_str(), rows[0].characters_forwarded),
+        (&*rows[0].ending, rows[0].characters_forwarded),
         ("abandoned", 5000)
     );
     assert_eq!(
@@ -674,9 +674,8 @@ async fn follow(steps: Vec<Step>, scale: u64) -> Result<(), TestCaseError> {
                 } else {
                     "eleven_multilingual_v2"
                 };
-                let model = model.to_owned();
                 let asked = AdmissionRequest {
-                    model,
+                    model: model.into(),
                     ..request(&plans[plan])
                 };
                 match quota.admit(asked).await {

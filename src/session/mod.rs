@@ -84,9 +84,9 @@ impl Default for Timing {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The model, as asked for; empty when not.
-    pub model: String,
+    pub model: Arc<str>,
     /// The output format in effect.
-    pub format: String,
+    pub format: Arc<str>,
     /// Upstream's `x-trace-id`, unless it holds a secret.
     pub trace_id: Option<String>,
     /// From the client's request to the leave to run it.

@@ -33,7 +33,7 @@ pub struct Live {
     /// What was asked for.
     pub endpoint: Endpoint,
     /// The voice in the path; empty on the dialogue sockets.
-    pub voice: String,
+    pub voice: Arc<str>,
     /// When it was let in.
     pub started: SystemTime,
     /// Characters that went up.
@@ -65,7 +65,7 @@ pub struct SessionRow {
     client: String,
     plan: String,
     endpoint: &'static str,
-    voice: String,
+    voice: Arc<str>,
     started_unix: u64,
     seconds: u64,
     characters: u64,
@@ -88,7 +88,7 @@ impl Registry {
         id: SessionId,
         identity: Identity,
         endpoint: Endpoint,
-        voice: String,
+        voice: Arc<str>,
     ) -> Registration {
         let live = Arc::new(Live {
             id,

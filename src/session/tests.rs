@@ -213,15 +213,15 @@ async fn stage_through<S: Transport>(
         limits: Arc::clone(&terms.limits),
         session: id,
         voice: None,
-        model: String::new(),
-        format: String::new(),
+        model: "".into(),
+        format: "".into(),
         endpoint: "stream-input",
         cap: None,
         streaming: true,
     };
     let admission = quota().await.admit(request).await.unwrap();
     let registry = Arc::new(Registry::default());
-    let registration = registry.enter(id, identity, Endpoint::StreamInput, "voice".to_owned());
+    let registration = registry.enter(id, identity, Endpoint::StreamInput, "voice".into());
     let live = Arc::clone(registration.live());
     let session = Session {
         client: Peer {

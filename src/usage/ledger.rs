@@ -1,5 +1,6 @@
 //! The ledger: one row per session and HTTP request, and its sums per client, day, model, voice.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -22,11 +23,11 @@ pub struct LedgerRow {
     /// The endpoint: `stream-input`, `multi-stream-input`, `convert`, …
     pub endpoint: &'static str,
     /// The voice, empty when none was named.
-    pub voice: String,
+    pub voice: Arc<str>,
     /// The model, empty when none was named.
-    pub model: String,
+    pub model: Arc<str>,
     /// The output format, empty when none was named.
-    pub format: String,
+    pub format: Arc<str>,
     /// Unix time in milliseconds.
     pub started_ms: i64,
     /// Unix time in milliseconds.
@@ -52,7 +53,7 @@ pub struct LedgerRow {
     /// From the session's start to its first audio.
     pub first_audio_ms: Option<u64>,
     /// Why it ended, a fixed name such as `completed` or `quota_exceeded`.
-    pub ending: String,
+    pub ending: Cow<'static, str>,
     /// The close code the client saw, or the HTTP status.
     pub close_code: u16,
     /// Upstream's `x-trace-id`.
@@ -71,11 +72,11 @@ pub struct Opening {
     /// The endpoint, as in [`LedgerRow::endpoint`].
     pub endpoint: &'static str,
     /// The voice, empty when none was named.
-    pub voice: String,
+    pub voice: Arc<str>,
     /// The model, empty when none was named.
-    pub model: String,
+    pub model: Arc<str>,
     /// The output format, empty when none was named.
-    pub format: String,
+    pub format: Arc<str>,
     /// Unix time in milliseconds.
     pub started_ms: i64,
     /// Thousandths of a credit that one character costs.
@@ -100,12 +101,12 @@ pub enum Outcome {
 pub struct Record {
     /// 16 hex digits.
     pub session: String,
-    pub client: String,
-    pub plan: String,
-    pub endpoint: String,
-    pub voice: String,
-    pub model: String,
-    pub format: String,
+    pub client: Arc<str>,
+    pub plan: Arc<str>,
+    pub endpoint: Cow<'static, str>,
+    pub voice: Arc<str>,
+    pub model: Arc<str>,
+    pub format: Arc<str>,
     pub started_ms: i64,
     pub ended_ms: i64,
     #[serde(default)]
@@ -128,7 +129,7 @@ pub struct Record {
     pub bytes_down: u64,
     #[serde(default)]
     pub first_audio_ms: Option<u64>,
-    pub ending: String,
+    pub ending: Cow<'static, str>,
     #[serde(default)]
     pub close_code: u16,
     #[serde(default)]
@@ -143,9 +144,9 @@ impl Record {
     pub fn new(row: LedgerRow, outcome: Outcome) -> Self {
         Self {
             session: row.session.to_string(),
-            client: row.client.as_str().to_owned(),
-            plan: row.plan.as_ref().to_owned(),
-            endpoint: row.endpoint.to_owned(),
+            client: row.client.into(),
+            plan: row.plan,
+            endpoint: row.endpoint.into(),
             voice: row.voice,
             model: row.model,
             format: row.format,
@@ -174,12 +175,12 @@ impl Record {
         let opened = Opened::new(opening);
         Self {
             session: opened.session,
-            client: opened.client.as_str().to_owned(),
-            plan: opened.plan.to_owned(),
-            endpoint: opened.endpoint.to_owned(),
-            voice: opened.voice.to_owned(),
-            model: opened.model.to_owned(),
-            format: opened.format.to_owned(),
+            client: opened.client.as_str().into(),
+            plan: opened.plan.into(),
+            endpoint: opened.endpoint.to_owned().into(),
+            voice: opened.voice.into(),
+            model: opened.model.into(),
+            format: opened.format.into(),
             started_ms: opened.started_ms,
             ended_ms: opened.ended_ms,
             characters_asked: 0,
@@ -192,7 +193,7 @@ impl Record {
             bytes_up: 0,
             bytes_down: 0,
             first_audio_ms: None,
-            ending: opened.ending.to_owned(),
+            ending: opened.ending.to_owned().into(),
             close_code: 0,
             trace_id: None,
             outcome: opened.outcome,

@@ -27,6 +27,9 @@ pub(crate) struct Memory {
 /// Counters of one kind of window, by the window's start.
 type Windows = BTreeMap<i64, u64>;
 
+/// What the ledger is summed up by: client, day, model and voice.
+type Group = (Arc<str>, Day, Arc<str>, Arc<str>);
+
 #[derive(Default)]
 struct State {
     windows: HashMap<ClientId, BTreeMap<(Unit, Per), Windows>>,
@@ -36,7 +39,7 @@ struct State {
     /// Sessions whose row is in `rows`, so that a second settlement changes nothing.
     settled: HashSet<String>,
     rows: VecDeque<Record>,
-    sums: HashMap<(String, Day, String, String), Tally>,
+    sums: HashMap<Group, Tally>,
     tokens: HashMap<TokenKey, (String, Instant)>,
     revoked: HashMap<TokenKey, Instant>,
 }
@@ -229,12 +232,7 @@ impl State {
         }
         for opening in self.live.values().flatten() {
             let group = (opening.client.as_str(), Day::of_ms(opening.started_ms));
-            let group = (
-                group.0,
-                group.1,
-                opening.model.as_str(),
-                opening.voice.as_str(),
-            );
+            let group = (group.0, group.1, &*opening.model, &*opening.voice);
             sums.add(query, group, &Tally::of_live());
         }
         sums.into_rows()

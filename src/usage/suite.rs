@@ -199,9 +199,9 @@ pub(crate) fn row(client: &ClientId, session: SessionId, started_ms: i64) -> Led
         client: client.clone(),
         plan: "default".into(),
         endpoint: "stream-input",
-        voice: "voice".to_owned(),
-        model: "model".to_owned(),
-        format: "mp3_44100_128".to_owned(),
+        voice: "voice".into(),
+        model: "model".into(),
+        format: "mp3_44100_128".into(),
         started_ms,
         ended_ms: started_ms + 5000,
         characters_asked: 120,
@@ -214,7 +214,7 @@ pub(crate) fn row(client: &ClientId, session: SessionId, started_ms: i64) -> Led
         bytes_up: 300,
         bytes_down: 70_000,
         first_audio_ms: Some(250),
-        ending: "completed".to_owned(),
+        ending: "completed".into(),
         close_code: 1000,
         trace_id: Some("trace".to_owned()),
     }
@@ -226,9 +226,9 @@ fn opening(client: &ClientId) -> Arc<Opening> {
         client: client.clone(),
         plan: "default".into(),
         endpoint: "stream-input",
-        voice: "voice".to_owned(),
-        model: "model".to_owned(),
-        format: "mp3_44100_128".to_owned(),
+        voice: "voice".into(),
+        model: "model".into(),
+        format: "mp3_44100_128".into(),
         started_ms: NOW,
         milli_rate: 500,
     })
@@ -443,7 +443,7 @@ async fn the_ledger_keeps_every_row_once(place: Place) {
     refused.first_audio_ms = None;
     refused.trace_id = None;
     refused.characters_forwarded = 0;
-    refused.voice = "odd \"voice\" [\u{e9}]".to_owned();
+    refused.voice = "odd \"voice\" [\u{e9}]".into();
     books.settle_later(Settle::new(anna.clone(), other, refused.clone()));
     until("both rows are entered", async || {
         books.recent(10).await.unwrap().len() == 2
@@ -471,7 +471,7 @@ async fn the_ledger_keeps_every_row_once(place: Place) {
             ("2026-11-23".to_owned(), 0, 1, 0)
         ]
     );
-    assert_eq!(usage[1].voice.as_ref(), Some(&refused.voice));
+    assert_eq!(usage[1].voice.as_deref(), Some(&*refused.voice));
     assert!((usage[0].credits - 50.0).abs() < 1e-9 && (usage[0].audio_seconds - 1.5).abs() < 1e-9);
     let by = GroupBy {
         day: false,
@@ -687,10 +687,7 @@ fn the_dead_are_entered_as_lost(place: &Place) {
                 (record.outcome, record.characters_forwarded),
                 (Outcome::Lost, 100)
             );
-            assert_eq!(
-                (record.milli_credits, record.ending.as_str()),
-                (50_000, "lost")
-            );
+            assert_eq!((record.milli_credits, &*record.ending), (50_000, "lost"));
         }
         let usage = books.usage(&Query::default()).await.unwrap();
         assert_eq!(

@@ -3,7 +3,7 @@
 //! all are added to the same sum and take from the same few seats.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use rusqlite::{Connection, Result, ToSql, params};
 
@@ -22,9 +22,9 @@ pub(super) struct Batch<'db> {
 /// What the ledger is summed up by.
 struct Group {
     day: Day,
-    client: String,
-    model: String,
-    voice: String,
+    client: Arc<str>,
+    model: Arc<str>,
+    voice: Arc<str>,
 }
 
 impl Group {
@@ -159,9 +159,9 @@ mod tests {
             client: client("anna"),
             plan: "default".into(),
             endpoint: "stream-input",
-            voice: String::new(),
-            model: String::new(),
-            format: String::new(),
+            voice: "".into(),
+            model: "".into(),
+            format: "".into(),
             started_ms: NOW,
             milli_rate: 1000,
         })
