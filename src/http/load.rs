@@ -17,7 +17,9 @@ pub(super) const MANY: usize = 4096;
 /// A worker that does something for a larger part of the time than this is busy.
 const BUSY: f64 = 0.95;
 
-/// How often that is looked at.
+/// How often that is looked at. Within a shorter time a handful of clients that come and go fill a
+/// worker now and then that has time to spare; within a longer one too many would come to a worker
+/// that has none.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The connections of all workers.

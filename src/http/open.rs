@@ -239,8 +239,7 @@ fn plan<'a>(
     let inactivity = match ask.endpoint.is_dialogue() {
         // The dialogue sockets have a fixed limit and no such parameter.
         true => DEFAULT_INACTIVITY_TIMEOUT.min(longest),
-        false if query.inactivity_limit() <= longest => query.inactivity_limit(),
-        false => query.to_mut().clamp_inactivity_timeout(longest),
+        false => Query::clamp_inactivity_timeout(&mut query, longest),
     };
     Ok(Plan {
         limits,

@@ -132,25 +132,19 @@ impl Query {
         is_number.then(|| digits.parse().unwrap_or(u64::MAX))
     }
 
-    /// The inactivity limit of a session: the client's own, else [`DEFAULT_INACTIVITY_TIMEOUT`], but at
-    /// least a second.
-    #[must_use]
-    pub fn inactivity_limit(&self) -> Duration {
-        let asked = self.inactivity_timeout();
-        asked.map_or(DEFAULT_INACTIVITY_TIMEOUT, |seconds| {
+    /// The inactivity limit of a session: the client's own, else [`DEFAULT_INACTIVITY_TIMEOUT`], but
+    /// at least a second and at most `max`. The query changes, and is copied where it is borrowed, only
+    /// when `max` was exceeded; it then asks for `max`, rounded up to whole seconds.
+    pub fn clamp_inactivity_timeout(query: &mut Cow<'_, Self>, max: Duration) -> Duration {
+        let asked = query.inactivity_timeout();
+        let limit = asked.map_or(DEFAULT_INACTIVITY_TIMEOUT, |seconds| {
             Duration::from_secs(seconds.max(1))
-        })
-    }
-
-    /// The same, but at most `max`. The query changes only when `max` was exceeded; it then asks for
-    /// `max`, rounded up to whole seconds.
-    pub fn clamp_inactivity_timeout(&mut self, max: Duration) -> Duration {
-        let limit = self.inactivity_limit();
+        });
         if limit <= max {
             return limit;
         }
         let seconds = max.as_secs() + u64::from(max.subsec_nanos() > 0);
-        self.set(
+        query.to_mut().set(
             "inactivity_timeout",
             itoa::Buffer::new().format(seconds.max(1)),
         );
@@ -328,9 +322,12 @@ mod tests {
 
     #[track_caller]
     fn clamps(raw: &str, max: Duration, limit: Duration, upstream: &str) {
-        let mut query = Query::parse(raw);
-        assert_eq!(query.clamp_inactivity_timeout(max), limit, "{raw}");
+        let given = Query::parse(raw);
+        let mut query = Cow::Borrowed(&given);
+        let clamped = Query::clamp_inactivity_timeout(&mut query, max);
+        assert_eq!(clamped, limit, "{raw}");
         assert_eq!(query.to_string(), upstream);
+        assert_eq!(matches!(query, Cow::Borrowed(_)), raw == upstream);
     }
 
     #[test]
@@ -443,8 +440,8 @@ mod tests {
 
         #[test]
         fn no_query_panics(raw in "\\PC{0,40}") {
-            let mut query = Query::parse(&raw);
-            query.clamp_inactivity_timeout(Duration::from_secs(5));
+            let mut query = Cow::Owned(Query::parse(&raw));
+            Query::clamp_inactivity_timeout(&mut query, Duration::from_secs(5));
             prop_assert!(query.get("x").is_none_or(|x| x.len() <= 3 * raw.len()));
         }
     }

@@ -76,7 +76,7 @@ impl Intake<'_> {
         }
     }
 
-    /// Reads what is there, as much as fits: several TLS records in one go, one packet's worth of
+    /// Reads what is there, almost as much as fits: several TLS records in one go, one packet's worth of
     /// plain bytes. `Ok(0)` is the end of the stream; so is an error behind bytes, at the next call.
     pub(super) fn poll_read<S: AsyncRead + Unpin>(
         &mut self,

@@ -2,9 +2,9 @@
 
 use std::cell::RefCell;
 
-/// What one read takes at the most: eight messages of 64 KiB with their headers, so that few of them
-/// are cut by its end; small enough for the processor's second-level cache. What of it is never
-/// written to takes no memory.
+/// What one turn reads at the most: some seven to eight messages of 64 KiB with their headers, so that
+/// one in so many is cut by its end; no larger than the processor's second-level cache. What of it is
+/// never written to takes no memory.
 pub(super) const READ_BYTES: usize = 8 * (64 + 1) * 1024;
 
 thread_local! {

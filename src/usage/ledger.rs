@@ -175,12 +175,12 @@ impl Record {
         let opened = Opened::new(opening);
         Self {
             session: opened.session,
-            client: opened.client.as_str().into(),
-            plan: opened.plan.into(),
-            endpoint: opened.endpoint.to_owned().into(),
-            voice: opened.voice.into(),
-            model: opened.model.into(),
-            format: opened.format.into(),
+            client: opening.client.clone().into(),
+            plan: opening.plan.clone(),
+            endpoint: opening.endpoint.into(),
+            voice: opening.voice.clone(),
+            model: opening.model.clone(),
+            format: opening.format.clone(),
             started_ms: opened.started_ms,
             ended_ms: opened.ended_ms,
             characters_asked: 0,
@@ -193,7 +193,7 @@ impl Record {
             bytes_up: 0,
             bytes_down: 0,
             first_audio_ms: None,
-            ending: opened.ending.to_owned().into(),
+            ending: opened.ending.into(),
             close_code: 0,
             trace_id: None,
             outcome: opened.outcome,
@@ -230,7 +230,7 @@ pub(crate) struct Opened<'a> {
     started_ms: i64,
     ended_ms: i64,
     milli_credits: u64,
-    ending: &'a str,
+    ending: &'static str,
     outcome: Outcome,
 }
 

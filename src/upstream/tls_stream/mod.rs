@@ -4,7 +4,8 @@
 //! rustls' own stream takes 4 KiB at a time and keeps what its buffers have grown to. This one reads
 //! as much as the caller has room for, has every whole record of it decrypted there, and owns memory
 //! only for what has to wait: the start of a record, bytes that the caller had no room for, records
-//! that the socket had no room for. Callers with little room are served from a buffer of the thread.
+//! that the socket had no room for. Callers with less room
+//! are served from a buffer of the thread.
 
 mod records;
 
@@ -22,11 +23,13 @@ use records::{HEADROOM_BYTES, MAX_KEPT_BYTES, Records};
 
 /// The least that one read has room for: a record of the longest kind.
 const MIN_READ_BYTES: usize = 17 * 1024;
-/// The buffer of a thread: a read for a caller with too little room to decrypt in, or what a write
-/// makes of what it takes.
-const BUFFER_BYTES: usize = 2 * HEADROOM_BYTES + MAX_KEPT_BYTES + MIN_READ_BYTES;
+/// The buffer of a thread: for a read whose caller has too little room to decrypt in, or for what a
+/// write makes of what it takes.
+const BUFFER_BYTES: usize = 256 * 1024;
 /// The most that one write takes: four records.
 const MAX_WRITE_BYTES: usize = 64 * 1024;
+const _: () = assert!(BUFFER_BYTES > HEADROOM_BYTES + MAX_KEPT_BYTES + MIN_READ_BYTES);
+const _: () = assert!(BUFFER_BYTES > MAX_WRITE_BYTES + 4096);
 
 /// One end of a TLS connection, with the handshake behind it. As with any buffering stream, what
 /// was written is on its way only once it was flushed.
@@ -109,14 +112,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         plain: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let n_kept = self.records.kept().len();
-        if plain.remaining() >= HEADROOM_BYTES + n_kept + MIN_READ_BYTES {
+        // Room that was never written to would have to be, with zeros, each time anew.
+        let n_ready = plain.initialized().len() - plain.filled().len();
+        if n_ready >= HEADROOM_BYTES + n_kept + MIN_READ_BYTES {
             // What was read, decrypted and moved stays in the same lines of the processor's cache.
-            let n_plain = ready!(self.poll_receive_into(cx, plain.initialize_unfilled()))?;
+            let room = plain.initialize_unfilled_to(n_ready);
+            let n_plain = ready!(self.poll_receive_into(cx, room))?;
             plain.advance(n_plain);
             return Poll::Ready(Ok(()));
         }
         // Records are longer than what is in them, so little is decrypted that has no room.
-        let n_room = plain.remaining().saturating_sub(n_kept).max(MIN_READ_BYTES);
+        let n_room = plain.remaining().saturating_sub(n_kept);
+        let n_room = n_room.clamp(MIN_READ_BYTES, BUFFER_BYTES - HEADROOM_BYTES - n_kept);
         with_buffer(|buffer| {
             let buffer = &mut buffer[..HEADROOM_BYTES + n_kept + n_room];
             let n_plain = ready!(self.poll_receive_into(cx, buffer))?;

@@ -89,6 +89,7 @@ impl Records {
     /// needs, and decrypts the records that are whole. Says how many plain bytes stand at the front of
     /// `buffer` then. Failures are told by [`Self::poll_end`].
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> usize {
+        debug_assert!(self.plain.is_empty(), "what is left over is taken first");
         buffer[HEADROOM_BYTES..][..self.kept.len()].copy_from_slice(&self.kept);
         let mut progress = Progress {
             n_used: HEADROOM_BYTES,
@@ -228,7 +229,7 @@ impl Records {
                         discard += record.discard;
                         let end = progress.n_plain + record.payload.len();
                         match used.get_mut(progress.n_plain..end) {
-                            // What is left over already comes first.
+                            // There is no room only where nothing is received, but said.
                             Some(room) if self.plain.is_empty() => {
                                 room.copy_from_slice(record.payload);
                                 progress.n_plain = end;

@@ -4,6 +4,7 @@ use std::task::Waker;
 
 use proptest::prelude::*;
 use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::Acceptor;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -29,10 +30,21 @@ struct Ends {
 
 impl Ends {
     fn new(version: &'static SupportedProtocolVersion) -> Self {
+        Self::with(
+            version,
+            crate::crypto::provider(),
+            crate::crypto::provider(),
+        )
+    }
+
+    fn with(
+        version: &'static SupportedProtocolVersion,
+        clients: Arc<CryptoProvider>,
+        servers: Arc<CryptoProvider>,
+    ) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let provider = crate::crypto::provider();
-        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let mut server = ServerConfig::builder_with_provider(servers)
             .with_protocol_versions(&[version])
             .unwrap()
             .with_no_client_auth()
@@ -41,7 +53,7 @@ impl Ends {
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
-        let mut client = ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_provider(clients)
             .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(roots)
@@ -213,6 +225,64 @@ async fn keys_may_change_at_any_time() {
         server.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"up..");
     }
+}
+
+/// Which of them the relay speaks depends on its processor.
+#[cfg(target_arch = "x86_64")]
+#[tokio::test]
+async fn the_suites_of_either_library_understand_those_of_the_other() {
+    let usual = || Arc::new(aws_lc_rs::default_provider());
+    let other = || {
+        Arc::new(CryptoProvider {
+            cipher_suites: rustls::crypto::ring::ALL_CIPHER_SUITES.to_vec(),
+            ..aws_lc_rs::default_provider()
+        })
+    };
+    let sent = some_bytes(100_000);
+    for version in [TLS13, TLS12] {
+        for (clients, servers) in [(usual(), other()), (other(), usual())] {
+            let ends = Ends::with(version, clients, servers);
+            let mut earlier = Vec::new();
+            for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+                let (mut client, mut server) = ends.connect(ROOM, usize::MAX).await;
+                assert_eq!(server.get_ref().1.handshake_kind(), Some(kind));
+                if version == TLS13 {
+                    server.get_mut().1.refresh_traffic_keys().unwrap();
+                }
+                server.write_all(&sent).await.unwrap();
+                server.flush().await.unwrap();
+                let mut got = vec![0; sent.len()];
+                client.read_exact(&mut got).await.unwrap();
+                assert!(got == sent);
+                client.write_all(&sent).await.unwrap();
+                client.flush().await.unwrap();
+                server.read_exact(&mut got).await.unwrap();
+                assert!(got == sent);
+                earlier.push((client, server));
+            }
+        }
+    }
+}
+
+/// A caller with much room, such as an HTTP client, may have reserved it only.
+#[tokio::test]
+async fn memory_that_was_never_written_to_is_not_filled_with_zeros() {
+    let (mut client, mut server) = pair().await;
+    let mut memory = vec![std::mem::MaybeUninit::uninit(); 512 * 1024];
+    let mut buffer = ReadBuf::uninit(&mut memory);
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled = Pin::new(&mut client).poll_read(&mut cx, &mut buffer);
+    assert!(polled.is_pending());
+    let sent = some_bytes(100_000);
+    server.write_all(&sent).await.unwrap();
+    server.flush().await.unwrap();
+    while buffer.filled().len() < sent.len() {
+        let polled = Pin::new(&mut client).poll_read(&mut cx, &mut buffer);
+        assert!(polled.is_ready());
+        assert_eq!(buffer.initialized().len(), buffer.filled().len());
+    }
+    assert!(buffer.filled() == sent);
+    assert_holds_nothing(&client);
 }
 
 /// Sessions that start at once, as after an upstream that was away, need no certificates.
