@@ -110,12 +110,6 @@ impl fmt::Debug for SessionId {
 #[serde(transparent)]
 pub struct VoiceId(Arc<str>);
 
-impl From<&VoiceId> for Arc<str> {
-    fn from(id: &VoiceId) -> Self {
-        Self::clone(&id.0)
-    }
-}
-
 impl VoiceId {
     /// Accepts `[A-Za-z0-9_-]{1,64}`; anything else could leave its place in an upstream path.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
@@ -127,6 +121,12 @@ impl VoiceId {
             what: "a voice id",
             rule: "1 to 64 of A-Z a-z 0-9 _ -",
         })
+    }
+
+    /// What stands in logs and in the ledger: nothing where no voice was named.
+    #[must_use]
+    pub fn or_nothing(voice: Option<&Self>) -> Arc<str> {
+        voice.map(|voice| Arc::clone(&voice.0)).unwrap_or_default()
     }
 
     /// The voice as it stands in a path.

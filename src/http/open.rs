@@ -19,8 +19,7 @@ use super::synthesis::path_and_query;
 use crate::auth::Identity;
 use crate::ids::{SessionId, VoiceId};
 use crate::protocol::{
-    DEFAULT_INACTIVITY_TIMEOUT, DEFAULT_OUTPUT_FORMAT, Problem, Query, RECORDING_VERSION,
-    RecordingHead,
+    DEFAULT_INACTIVITY_TIMEOUT, Problem, Query, RECORDING_VERSION, RecordingHead,
 };
 use crate::quota::{self, Admission, AdmissionRequest, Limits};
 use crate::session::{
@@ -216,10 +215,7 @@ fn plan<'a>(
         Some(model) => Arc::from(&*model),
         None => ask.endpoint.default_model().unwrap_or_default().into(),
     };
-    wish.format = match query.get("output_format") {
-        Some(format) => Arc::from(&*format),
-        None => DEFAULT_OUTPUT_FORMAT.into(),
-    };
+    wish.format = Wish::format_of(&query);
     let origin = ask.origin.as_ref();
     let origin_allowed = origin.is_none_or(|origin| limits.allows_origin(origin.as_str()))
         && narrowing.is_none_or(|narrowing| narrowing.allows_origin(origin));
@@ -230,7 +226,7 @@ fn plan<'a>(
         Some(asked) => Some(limits.resolve_voice(asked)?),
         None => None,
     };
-    wish.voice = voice.as_ref().map(Arc::<str>::from).unwrap_or_default();
+    wish.voice = VoiceId::or_nothing(voice.as_ref());
     let asked = ask.voice.as_ref().map(VoiceId::as_str);
     if asked.is_some_and(|asked| !allows_voice(&limits, narrowing, asked)) {
         return Err(quota::Refusal::Voice.into());

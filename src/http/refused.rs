@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::gateway::{Ask, Gateway};
 use crate::auth::Identity;
-use crate::protocol::{InvalidMessage, Problem};
+use crate::protocol::{DEFAULT_OUTPUT_FORMAT, InvalidMessage, Problem, Query};
 use crate::quota::Refusal;
 use crate::usage::{LedgerRow, unix_ms};
 
@@ -23,6 +23,14 @@ pub(super) struct Wish {
     pub(super) characters: u64,
     /// Bytes of its body.
     pub(super) bytes: u64,
+}
+
+impl Wish {
+    /// The output format that `query` asks for.
+    pub(super) fn format_of(query: &Query) -> Arc<str> {
+        let asked = query.get("output_format");
+        asked.as_deref().unwrap_or(DEFAULT_OUTPUT_FORMAT).into()
+    }
 }
 
 /// Why a request of a known client is refused.

@@ -3,6 +3,7 @@
 //! A body is one message: it is read whole, counted and charged before any of it goes up. Over HTTP
 //! all text is charged, white space too, since nothing here is a keepalive.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -20,8 +21,8 @@ use super::{body, identify};
 use crate::auth::Identity;
 use crate::ids::VoiceId;
 use crate::protocol::{
-    AudioMeter, ClientKind, ClientMessage, DEFAULT_OUTPUT_FORMAT, Endpoint, OutputFormat, Problem,
-    Query, is_body_field, scan, with_body_field, with_voices_rewritten, without_credentials,
+    AudioMeter, ClientKind, ClientMessage, Endpoint, OutputFormat, Problem, Query, is_body_field,
+    scan, with_body_field, with_voices_rewritten, without_credentials,
 };
 use crate::quota::{AdmissionRequest, Limits, Refusal};
 use crate::session::{Facts, Tap, allows_voice, allows_voices_of};
@@ -72,24 +73,21 @@ async fn prepare(
     }
     let limits = gateway.limits(identity)?;
     identify::check_page(ask, identity, &limits)?;
-    let mut query = ask.query.clone();
+    let mut query = Cow::Borrowed(&ask.query);
     for (name, value) in limits
         .forced_parameters
         .iter()
         .filter(|(name, _)| !is_body_field(name))
     {
-        query.set(name, value);
+        query.to_mut().set(name, value);
     }
-    wish.format = match query.get("output_format") {
-        Some(format) => Arc::from(&*format),
-        None => DEFAULT_OUTPUT_FORMAT.into(),
-    };
+    wish.format = Wish::format_of(&query);
     let voice = ask
         .voice
         .as_ref()
         .map(|asked| limits.resolve_voice(asked))
         .transpose()?;
-    wish.voice = voice.as_ref().map(Arc::<str>::from).unwrap_or_default();
+    wish.voice = VoiceId::or_nothing(voice.as_ref());
 
     let config = &gateway.parts.config;
     let body = body::read(body, config.max_body_bytes, config.body_timeout);

@@ -32,15 +32,17 @@ impl<M, const N: usize> Series<M, N> {
             .binary_search_by(|(key, _)| key.iter().map(AsRef::as_ref).cmp(values.iter().copied()))
     }
 
-    fn get(&self, values: &[&str; N]) -> Option<&Arc<M>> {
-        self.find(values).ok().map(|index| &self.0[index].1)
-    }
-
-    fn put(&mut self, values: [&str; N], metric: Arc<M>) {
-        match self.find(&values) {
-            Ok(index) => self.0[index].1 = metric,
-            Err(index) => self.0.insert(index, (values.map(Box::from), metric)),
-        }
+    /// The metric of these label values, made where there is none.
+    fn entry(&mut self, values: [&str; N]) -> &mut Arc<M>
+    where
+        M: Default,
+    {
+        let index = self.find(&values).unwrap_or_else(|index| {
+            let made = (values.map(Box::from), Arc::default());
+            self.0.insert(index, made);
+            index
+        });
+        &mut self.0[index].1
     }
 }
 
@@ -57,23 +59,20 @@ impl<M: Metric + Default, const N: usize> Family<M, N> {
 
     /// The metric of these label values, made at the first call.
     pub fn with(&self, values: [&str; N]) -> Arc<M> {
-        if let Some(metric) = self.series.read().get(&values) {
-            return Arc::clone(metric);
+        let series = self.series.read();
+        if let Ok(index) = series.find(&values) {
+            return Arc::clone(&series.0[index].1);
         }
+        drop(series);
         let mut series = self.series.write();
-        let is_full = series.0.len() >= self.max_series && series.get(&values).is_none();
+        let is_full = series.0.len() >= self.max_series && series.find(&values).is_err();
         let values = if is_full { [OTHER; N] } else { values };
-        if let Some(metric) = series.get(&values) {
-            return Arc::clone(metric);
-        }
-        let metric = Arc::<M>::default();
-        series.put(values, Arc::clone(&metric));
-        metric
+        Arc::clone(series.entry(values))
     }
 
     /// Shows a metric that is kept elsewhere under these label values.
     pub fn put(&self, values: [&str; N], metric: Arc<M>) {
-        self.series.write().put(values, metric);
+        *self.series.write().entry(values) = metric;
     }
 }
 

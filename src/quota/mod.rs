@@ -37,7 +37,7 @@ use self::client::{Clients, Presence};
 use self::complete::Complete;
 use self::meter::{Basis, Meter};
 use self::seats::{KEPT_FOR, Seat, Seats};
-use crate::ids::{ClientId, SessionId};
+use crate::ids::{ClientId, SessionId, VoiceId};
 use crate::metrics::Counter;
 use crate::usage::{
     Adjust, Admit, Admitted, Books, Characters, Charge, LedgerRow, LiveSession, Opening, Outcome,
@@ -72,7 +72,7 @@ pub struct AdmissionRequest {
     /// The session's or request's id.
     pub session: SessionId,
     /// The voice after [`Limits::resolve_voice`]; `None` where messages name it.
-    pub voice: Option<crate::ids::VoiceId>,
+    pub voice: Option<VoiceId>,
     /// The model in effect, empty when none is known.
     pub model: Arc<str>,
     /// The output format in effect, empty when none is known.
@@ -93,11 +93,7 @@ impl AdmissionRequest {
             client: self.client.clone(),
             plan: self.limits.plan.clone(),
             endpoint: self.endpoint,
-            voice: self
-                .voice
-                .as_ref()
-                .map(Arc::<str>::from)
-                .unwrap_or_default(),
+            voice: VoiceId::or_nothing(self.voice.as_ref()),
             model: self.model.clone(),
             format: self.format.clone(),
             started_ms,

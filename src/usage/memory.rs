@@ -231,8 +231,8 @@ impl State {
             sums.add(query, (client, *day, model, voice), tally);
         }
         for opening in self.live.values().flatten() {
-            let group = (opening.client.as_str(), Day::of_ms(opening.started_ms));
-            let group = (group.0, group.1, &*opening.model, &*opening.voice);
+            let (client, day) = (opening.client.as_str(), Day::of_ms(opening.started_ms));
+            let group = (client, day, &*opening.model, &*opening.voice);
             sums.add(query, group, &Tally::of_live());
         }
         sums.into_rows()

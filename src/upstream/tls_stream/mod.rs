@@ -4,8 +4,8 @@
 //! rustls' own stream takes 4 KiB at a time and keeps what its buffers have grown to. This one reads
 //! as much as the caller has room for, has every whole record of it decrypted there, and owns memory
 //! only for what has to wait: the start of a record, bytes that the caller had no room for, records
-//! that the socket had no room for. Callers with less room
-//! are served from a buffer of the thread.
+//! that the socket had no room for. Callers with little room, or none that was ever written to, are
+//! served from a buffer of the thread.
 
 mod records;
 

@@ -201,6 +201,7 @@ impl Records {
         let mut progress = Progress::default();
         match self.drive(&mut kept, &mut progress, say) {
             Ok(said) => {
+                debug_assert_eq!(progress.n_plain, 0, "no whole record is kept");
                 kept.drain(..progress.n_used);
                 self.kept = kept;
                 Ok(said)
