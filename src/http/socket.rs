@@ -255,6 +255,7 @@ fn session(
     let session = Session {
         client,
         upstream,
+        vacancy: connected.vacancy,
         terms,
         admission,
         registration,

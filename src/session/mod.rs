@@ -39,6 +39,7 @@ use crate::ids::Side;
 use crate::metrics::Metrics;
 use crate::protocol::OutputFormat;
 use crate::quota::Admission;
+use crate::upstream::Vacancy;
 use leg::Leg;
 use relay::Relay;
 
@@ -127,6 +128,9 @@ pub struct Session<C, U> {
     pub client: Peer<C>,
     /// Upstream's end.
     pub upstream: Peer<U>,
+    /// The place of that connection among the warm ones, which is free for another one once the
+    /// client has spoken.
+    pub vacancy: Vacancy,
     /// The rules it runs under.
     pub terms: Terms,
     /// The leave to run it.
@@ -156,6 +160,7 @@ where
         let Self {
             client,
             upstream,
+            vacancy,
             terms,
             admission,
             registration,
@@ -196,6 +201,7 @@ where
                 ping_interval,
                 now,
             ),
+            vacancy,
             terms,
             admission,
             live,

@@ -26,6 +26,7 @@ use crate::frame::Close;
 use crate::ids::Side;
 use crate::protocol::{Dialect, Problem, Secrets};
 use crate::quota::{Admission, Limits, Reserving};
+use crate::upstream::Vacancy;
 
 mod down;
 mod up;
@@ -97,6 +98,7 @@ where
     pub(super) fn new(
         client: Leg<C>,
         upstream: Leg<U>,
+        vacancy: Vacancy,
         terms: Terms,
         admission: Admission,
         live: Arc<Live>,
@@ -119,7 +121,7 @@ where
             recorder: recorder.map(Box::new),
             admission,
             live,
-            up: up::Up::default(),
+            up: up::Up::new(vacancy),
             down: down::Down::default(),
             now,
             since: now,

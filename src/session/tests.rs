@@ -13,7 +13,7 @@ use crate::frame::{Close, Opcode, Step, apply_mask, write_close, write_frame};
 use crate::ids::SessionId;
 use crate::protocol::{Dialect, Endpoint, Problem, Secrets};
 use crate::quota::{AdmissionRequest, Limits, PlanConfig, Quota, Rates, RatesConfig};
-use crate::upstream::Chopped;
+use crate::upstream::{Chopped, Share, Vacancy};
 use crate::usage;
 
 /// How much a peer's socket takes before it has to be read.
@@ -135,6 +135,8 @@ struct Stage {
     client: Wire,
     upstream: Wire,
     live: Arc<Live>,
+    /// Where the session's upstream was taken from.
+    warm: Arc<Share>,
     done: JoinHandle<()>,
 }
 
@@ -223,6 +225,7 @@ async fn stage_through<S: Transport>(
     let registry = Arc::new(Registry::default());
     let registration = registry.enter(id, identity, Endpoint::StreamInput, "voice".into());
     let live = Arc::clone(registration.live());
+    let (vacancy, warm) = Vacancy::watched();
     let session = Session {
         client: Peer {
             stream: wrap(client_far),
@@ -232,6 +235,7 @@ async fn stage_through<S: Transport>(
             stream: wrap(upstream_far),
             read_ahead: Vec::new(),
         },
+        vacancy,
         terms,
         admission,
         registration,
@@ -246,6 +250,7 @@ async fn stage_through<S: Transport>(
         client: Wire::new(client, Side::Client),
         upstream: Wire::new(upstream, Side::Upstream),
         live,
+        warm,
         done: tokio::spawn(session.run()),
     }
 }
@@ -306,6 +311,20 @@ async fn messages_pass_both_ways_and_the_close_of_upstream_ends_it() {
     stage.client.close(1000, "").await;
     assert_eq!(stage.client.hear().await, Heard::Gone);
     stage.done.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_connection_is_replaced_once_the_client_has_spoken() {
+    let mut stage = stage().await;
+    stage.upstream.say("{}").await;
+    assert_eq!(stage.client.hear().await, Heard::Text("{}".to_owned()));
+    assert!(!stage.warm.take_vacated());
+    stage.client.say(r#"{"text":" "}"#).await;
+    stage.upstream.hear().await;
+    assert!(stage.warm.take_vacated());
+    stage.client.say(r#"{"text":"Hi "}"#).await;
+    stage.upstream.hear().await;
+    assert!(!stage.warm.take_vacated(), "once");
 }
 
 #[tokio::test(start_paused = true)]

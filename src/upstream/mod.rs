@@ -29,7 +29,9 @@ pub(crate) use chopped::Chopped;
 pub use dial::DialError;
 pub use handshake::{Handshake, HandshakeError, Refusal};
 pub use http::{HttpAnswer, HttpError, HttpRequest};
-pub use pool::{PoolConfig, PoolCounts};
+#[cfg(test)]
+pub(crate) use pool::Share;
+pub use pool::{PoolConfig, PoolCounts, Vacancy};
 pub use stream::{MaybeTls, OverTcp, Stream};
 pub use tls::{TlsError, client_config};
 
@@ -88,6 +90,8 @@ pub struct Connected {
     pub trace_id: Option<String>,
     /// From the first attempt to the 101.
     pub took: Duration,
+    /// To be dropped when the session is waiting for upstream.
+    pub vacancy: Vacancy,
 }
 
 /// Why there is no session upstream.
@@ -217,8 +221,9 @@ impl Upstream {
             }
             Ok(_) => self.note_success(),
         }
-        let (stream, handshake) = result?;
+        let (stream, handshake, vacancy) = result?;
         Ok(Connected {
+            vacancy,
             stream,
             read_ahead: handshake.read_ahead,
             trace_id: handshake.trace_id,
@@ -255,12 +260,13 @@ impl Upstream {
         worker: usize,
         path_and_query: &str,
         secrets: &Secrets,
-    ) -> Result<(Stream, Handshake), ConnectError> {
+    ) -> Result<(Stream, Handshake, Vacancy), ConnectError> {
         let api_key = self.api_key.load_full();
         let request = handshake::Request::new(&self.base_url, path_and_query, api_key.as_deref());
-        if let Some(mut stream) = self.pool.take(worker) {
+        let (warm, vacancy) = self.pool.take(worker);
+        if let Some(mut stream) = warm {
             match request.upgrade(&mut stream, secrets).await {
-                Ok(handshake) => return Ok((stream, handshake)),
+                Ok(handshake) => return Ok((stream, handshake, vacancy)),
                 // It died while it waited; nothing of the client has gone up yet.
                 Err(HandshakeError::Broken(_)) => self.pool.note_stale(),
                 Err(error) => return Err(error.into()),
@@ -269,6 +275,6 @@ impl Upstream {
         // Boxed, so that who finds a warm connection has no room for a dial.
         let mut stream = Box::pin(self.dialer.dial()).await?;
         let handshake = request.upgrade(&mut stream, secrets).await?;
-        Ok((stream, handshake))
+        Ok((stream, handshake, vacancy))
     }
 }

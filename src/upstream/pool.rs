@@ -63,9 +63,9 @@ pub struct PoolCounts {
 
 /// How fast the memory of past starts fades.
 const RATE_HALF_LIFE: Duration = Duration::from_secs(10);
-/// What was taken is replaced so much later: the dial would hold up the upgrade of the session that
-/// took it.
-const REPLACE_AFTER: Duration = Duration::from_millis(3);
+/// How long a worker without a connection waits for the session that took the last one to speak
+/// before it dials.
+const PATIENCE: Duration = Duration::from_millis(5);
 /// A dial that takes less time is cheaper than to wake the worker whose connection was taken.
 const WORTH_TAKING_OVER: Duration = Duration::from_millis(10);
 /// How often ready connections are looked at.
@@ -80,7 +80,7 @@ pub(super) struct Pool {
     dial_timeout: Duration,
     demand: Mutex<Demand>,
     /// One for each worker.
-    shares: Box<[Share]>,
+    shares: Box<[Arc<Share>]>,
     hits: AtomicU64,
     misses: AtomicU64,
     stale: AtomicU64,
@@ -90,16 +90,42 @@ pub(super) struct Pool {
 struct Demand {
     /// Starts on each worker.
     rates: Box<[Rate]>,
-    /// How long the last replacement took: what has to be bridged.
+    /// How long the last dial took.
     dial_time: Duration,
 }
 
 /// What one worker keeps.
 #[derive(Default)]
-struct Share {
+pub(crate) struct Share {
     ready: Mutex<VecDeque<Ready>>,
-    /// Rung when a connection was taken.
-    taken: Notify,
+    /// Rung when what was taken is to be replaced.
+    vacated: Notify,
+    /// Rung when none is left.
+    emptied: Notify,
+}
+
+/// The place of a connection that was taken, or was not there to be taken. It is filled again once
+/// this is dropped: a dial costs the worker more than a message does, so whoever is being set up had
+/// better drop it when there is nothing to do but to wait for upstream.
+#[derive(Default)]
+#[must_use = "dropping it has another connection dialed"]
+pub struct Vacancy(Option<Arc<Share>>);
+
+#[cfg(test)]
+impl Vacancy {
+    /// One of which the share tells when it has been dropped.
+    pub(crate) fn watched() -> (Self, Arc<Share>) {
+        let share = Arc::<Share>::default();
+        (Self(Some(Arc::clone(&share))), share)
+    }
+}
+
+impl Drop for Vacancy {
+    fn drop(&mut self) {
+        if let Some(share) = &self.0 {
+            share.vacated.notify_one();
+        }
+    }
 }
 
 struct Ready {
@@ -124,7 +150,7 @@ impl Pool {
                     .collect(),
                 dial_time: Duration::from_millis(100),
             }),
-            shares: (0..n_workers.get()).map(|_| Share::default()).collect(),
+            shares: (0..n_workers.get()).map(|_| Arc::default()).collect(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             stale: AtomicU64::new(0),
@@ -132,10 +158,10 @@ impl Pool {
     }
 
     /// The youngest connection of `worker`, which calls this, that upstream has not closed; where it
-    /// has none and upstream is far, one of another worker.
-    pub(super) fn take(&self, worker: usize) -> Option<Stream> {
+    /// has none and upstream is far, one of another worker. With it comes its place.
+    pub(super) fn take(&self, worker: usize) -> (Option<Stream>, Vacancy) {
         if self.config.max == 0 {
-            return None;
+            return (None, Vacancy::default());
         }
         let is_far = {
             let mut demand = self.demand.lock();
@@ -150,8 +176,11 @@ impl Pool {
             &self.misses
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.shares[worker].taken.notify_one();
-        found
+        let share = &self.shares[worker];
+        if share.len() == 0 {
+            share.emptied.notify_one();
+        }
+        (found, Vacancy(Some(Arc::clone(share))))
     }
 
     fn take_from(&self, worker: usize) -> Option<Stream> {
@@ -171,7 +200,7 @@ impl Pool {
         let mut others = (1..n_workers).map(|ahead| (worker + ahead) % n_workers);
         others.find_map(|other| {
             let stream = self.take_from(other)?;
-            self.shares[other].taken.notify_one();
+            self.shares[other].vacated.notify_one();
             let moved = stream.moved_here();
             moved.inspect_err(|_| self.note_stale()).ok()
         })
@@ -183,7 +212,7 @@ impl Pool {
 
     pub(super) fn counts(&self) -> PoolCounts {
         PoolCounts {
-            ready: self.shares.iter().map(Share::len).sum::<usize>() as u64,
+            ready: self.shares.iter().map(|share| share.len()).sum::<usize>() as u64,
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             stale: self.stale.load(Ordering::Relaxed),
@@ -200,16 +229,14 @@ impl Pool {
         loop {
             let n_missing = self.prune(worker);
             if n_missing == 0 {
-                // Whatever is taken or dies in between is found at the next look.
                 let share = &self.shares[worker];
-                let taken = share.taken.notified();
                 if worker > 0 && share.len() == 0 && self.wanted(worker) == 0 {
                     // It has a part only once sessions start there.
-                    taken.await;
-                } else if tokio::time::timeout(CHECK_INTERVAL, taken).await.is_err() {
-                    continue;
+                    share.changed().await;
+                } else {
+                    // Whatever is taken or dies in between is found at the next look.
+                    let _ = tokio::time::timeout(CHECK_INTERVAL, share.changed()).await;
                 }
-                tokio::time::sleep(REPLACE_AFTER).await;
                 continue;
             }
             let dials = (0..n_missing).map(|_| self.add_one(worker));
@@ -253,7 +280,7 @@ impl Pool {
         let Demand { rates, dial_time } = &mut *self.demand.lock();
         let now = Instant::now();
         let rates: Vec<f64> = rates.iter_mut().map(|rate| rate.per_second(now)).collect();
-        let total = wanted(rates.iter().sum(), *dial_time);
+        let total = wanted(rates.iter().sum(), PATIENCE + *dial_time);
         let total = total.clamp(self.config.min.min(self.config.max), self.config.max);
         part_of(total, &rates, worker)
     }
@@ -269,7 +296,7 @@ impl Pool {
         let Ok(Some(stream)) = tokio::time::timeout(self.dial_timeout, dialing).await else {
             return false;
         };
-        self.demand.lock().dial_time = REPLACE_AFTER + started.elapsed();
+        self.demand.lock().dial_time = started.elapsed();
         self.shares[worker].ready.lock().push_back(Ready {
             stream,
             since: Instant::now(),
@@ -279,8 +306,25 @@ impl Pool {
 }
 
 impl Share {
+    /// Returns when something is to be dialed.
+    async fn changed(&self) {
+        tokio::select! {
+            () = self.vacated.notified() => {}
+            () = self.emptied.notified() => {
+                let _ = tokio::time::timeout(PATIENCE, self.vacated.notified()).await;
+            }
+        }
+    }
+
     fn len(&self) -> usize {
         self.ready.lock().len()
+    }
+
+    /// Whether a vacancy was dropped since this was last asked.
+    #[cfg(test)]
+    pub(crate) fn take_vacated(&self) -> bool {
+        use futures_util::FutureExt as _;
+        self.vacated.notified().now_or_never().is_some()
     }
 }
 
@@ -330,11 +374,11 @@ impl Rate {
 }
 
 /// Twice the starts that fall into the time of one replacement, and one for the next caller.
-fn wanted(per_second: f64, dial_time: Duration) -> usize {
+fn wanted(per_second: f64, replaced_in: Duration) -> usize {
     if per_second < 0.01 {
         return 0;
     }
-    1 + whole((per_second * dial_time.as_secs_f64() * 2.0).ceil())
+    1 + whole((per_second * replaced_in.as_secs_f64() * 2.0).ceil())
 }
 
 /// A count that is no less than 0.

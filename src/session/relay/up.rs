@@ -13,18 +13,31 @@ use crate::protocol::{
     ClientMessage, Problem, scan_text, with_voices_rewritten, without_credentials,
 };
 use crate::quota::Refusal;
+use crate::upstream::Vacancy;
 
 /// Where the client's side of the conversation stands.
-#[derive(Default)]
 pub(super) struct Up {
     /// The payload of a message whose last fragment has not come.
     assembled: Vec<u8>,
     pub(super) waiting: Option<Box<Waiting>>,
-    has_spoken: bool,
+    /// Held until the client has spoken.
+    vacancy: Option<Vacancy>,
     /// Whether the client has ended its text; audio goes on.
     pub(super) text_ended: bool,
     /// Whether upstream takes no more; what it has sent before is still to be read.
     is_cut: bool,
+}
+
+impl Up {
+    pub(super) fn new(vacancy: Vacancy) -> Self {
+        Self {
+            assembled: Vec::new(),
+            waiting: None,
+            vacancy: Some(vacancy),
+            text_ended: false,
+            is_cut: false,
+        }
+    }
 }
 
 impl<C, U> Relay<C, U>
@@ -238,8 +251,9 @@ where
             false => None,
         };
         self.last_message = self.now;
-        let kind = message.kind(!self.up.has_spoken);
-        self.up.has_spoken = true;
+        // Dropped behind what is sent: another connection is dialed while upstream deals with that.
+        let vacancy = self.up.vacancy.take();
+        let kind = message.kind(vacancy.is_some());
         self.up.text_ended |= message.ends_text();
         self.tap
             .on_client_message(&message, kind, payload.len(), self.now);

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::pin::pin;
+
+use futures_util::poll;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -147,14 +150,17 @@ async fn a_worker_without_a_connection_takes_one_over() {
     assert_eq!(pool.counts().ready, 1);
     let seems_far = |dial_time| pool.demand.lock().dial_time = dial_time;
     seems_far(WORTH_TAKING_OVER - Duration::from_millis(1));
-    assert!(pool.take(0).is_none(), "a dial of its own takes no longer");
+    assert!(
+        pool.take(0).0.is_none(),
+        "a dial of its own takes no longer"
+    );
     seems_far(WORTH_TAKING_OVER);
-    let mut stream = pool.take(0).expect("the other's");
+    let mut stream = pool.take(0).0.expect("the other's");
     // From here on it has nothing to do with where it was dialed.
     runtime.shutdown_background();
     let spoken = tokio::time::timeout(Duration::from_secs(10), speak(&mut stream, &mut peer));
     spoken.await.expect("woken where it is used");
-    assert!(pool.take(0).is_none());
+    assert!(pool.take(0).0.is_none());
     let counts = pool.counts();
     assert_eq!((counts.ready, counts.hits, counts.misses), (0, 1, 2));
     assert_eq!(counts.stale, 0);
@@ -168,16 +174,16 @@ async fn a_worker_takes_its_own_connection_first() {
         let (added, _peer) = tokio::join!(pool.add_one(worker), upstream.accept());
         assert!(added);
     }
-    let ready = || pool.shares.iter().map(Share::len).collect::<Vec<_>>();
+    let ready = || pool.shares.iter().map(|share| share.len()).collect::<Vec<_>>();
     assert_eq!(ready(), [1, 2]);
     // Their peers have left; those are not handed out, and the other's are looked at too.
     let (added, _peer) = tokio::join!(pool.add_one(0), upstream.accept());
     assert!(added);
-    assert!(pool.take(0).is_some());
+    assert!(pool.take(0).0.is_some());
     assert_eq!(ready(), [1, 2]);
     tokio::time::sleep(Duration::from_millis(50)).await;
     pool.demand.lock().dial_time = WORTH_TAKING_OVER;
-    assert!(pool.take(0).is_none());
+    assert!(pool.take(0).0.is_none());
     assert_eq!(ready(), [0, 0]);
     assert_eq!(pool.counts().stale, 3);
 }
@@ -200,11 +206,39 @@ async fn all_that_upstream_has_closed_are_replaced_at_once() {
 }
 
 #[tokio::test]
+async fn what_was_taken_is_replaced_when_its_place_is_given_up() {
+    let upstream = TlsUpstream::start().await;
+    let pool = pool(&upstream.dialer, 0, 4, 1);
+    let mut peers = Vec::new();
+    for _ in 0..2 {
+        let (added, peer) = tokio::join!(pool.add_one(0), upstream.accept());
+        assert!(added);
+        peers.push(peer);
+    }
+    tokio::time::pause();
+    let mut changed = pin!(pool.shares[0].changed());
+    let (taken, place) = pool.take(0);
+    assert!(taken.is_some());
+    assert!(poll!(changed.as_mut()).is_pending(), "another one is left");
+    drop(place);
+    assert!(poll!(changed).is_ready());
+
+    // Who takes the last one may be silent, and the next one is not to wait for that.
+    let started = Instant::now();
+    let mut changed = pin!(pool.shares[0].changed());
+    let (taken, _place) = pool.take(0);
+    assert!(taken.is_some());
+    assert!(poll!(changed.as_mut()).is_pending());
+    changed.await;
+    assert!(started.elapsed() >= PATIENCE);
+}
+
+#[tokio::test]
 async fn each_worker_keeps_its_share() {
     let upstream = TlsUpstream::start().await;
     let pool = pool(&upstream.dialer, 3, 3, 2);
     // As many sessions start on the one as on the other.
-    assert!(pool.take(0).is_none() && pool.take(1).is_none());
+    assert!(pool.take(0).0.is_none() && pool.take(1).0.is_none());
     let filling = async {
         tokio::join!(pool.keep_filled(0), pool.keep_filled(1));
     };
@@ -216,7 +250,7 @@ async fn each_worker_keeps_its_share() {
         // Nothing more comes.
         let more = tokio::time::timeout(Duration::from_millis(100), upstream.accept());
         assert!(more.await.is_err());
-        let ready: Vec<_> = pool.shares.iter().map(Share::len).collect();
+        let ready: Vec<_> = pool.shares.iter().map(|share| share.len()).collect();
         assert_eq!(ready, [2, 1]);
     };
     tokio::select! {
