@@ -21,25 +21,22 @@ fn log_to_nowhere() -> anyhow::Result<log::Guard> {
 
 fn line(criterion: &mut Criterion) {
     let _guard = log_to_nowhere().expect("the log can be started");
-    let (session, client) = ("7f794f91979e227b", "a-usual-client");
+    let mut line = log::MessageLine::new("7f794f91979e227b".into(), "a-usual-client".into());
     criterion.bench_function("log line", |bencher| {
         let mut seq = 0_u64;
         bencher.iter(|| {
             seq += 1;
-            tracing::info!(
-                target: "xi_relay::message",
-                session = black_box(session),
-                client = black_box(client),
-                from = "upstream",
-                kind = "audio",
-                context = None::<&str>,
+            let seen = log::Seen {
+                from: "upstream",
+                kind: "audio",
                 seq,
-                bytes = 16_384_u64,
-                audio_bytes = Some(12_288_u64),
-                audio_ms = Some(768_u64),
-                error = None::<&str>,
-                since_start_ms = 1234_u64,
-            );
+                bytes: 16_384,
+                chars: None,
+                audio_bytes: Some(12_288),
+                audio_ms: Some(768),
+                since_start_ms: 1234,
+            };
+            line.log(black_box(seen), None, None, None);
         });
     });
     let dropped = log::dropped_lines();

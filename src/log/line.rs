@@ -7,6 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata};
 
 use super::clock::LENGTH as TIME_LENGTH;
+use super::message::{MessageLine, Value};
 use super::text::{Escaped, cut, push_json, push_plain};
 
 /// The most bytes of a field: what clients and upstreams say can be long. No field has fewer.
@@ -140,7 +141,7 @@ impl Template {
 /// A key as it stands in a line, with the quote that opens a string behind it. To copy so many bytes
 /// as the compiler knows costs a fraction of copying a few that it does not, so the start is copied
 /// with what is behind it.
-struct Key {
+pub(super) struct Key {
     start: [u8; Self::START_BYTES],
     /// How long it is with the quote.
     len: usize,
@@ -150,6 +151,22 @@ struct Key {
 
 impl Key {
     const START_BYTES: usize = 24;
+
+    /// The key of a field that no head has, and that needs no escapes.
+    pub(super) const fn short(name: &str) -> Self {
+        let mut start = [0; Self::START_BYTES];
+        let (_, name_place) = start.split_at_mut(2);
+        let (name_place, rest) = name_place.split_at_mut(name.len());
+        name_place.copy_from_slice(name.as_bytes());
+        let (end, _) = rest.split_at_mut(3);
+        end.copy_from_slice(b"\":\"");
+        (start[0], start[1]) = (b',', b'"');
+        Self {
+            start,
+            len: name.len() + 5,
+            long: None,
+        }
+    }
 
     fn new(field: &Field) -> Self {
         let mut text = Vec::new();
@@ -176,7 +193,7 @@ impl Key {
 
     /// Appends it, all but the last `n_less` bytes.
     #[inline]
-    fn push_onto(&self, out: &mut Vec<u8>, n_less: usize) {
+    pub(super) fn push_onto(&self, out: &mut Vec<u8>, n_less: usize) {
         let after = out.len() + self.len - n_less;
         match &self.long {
             None => out.extend_from_slice(&self.start),
@@ -291,7 +308,10 @@ impl Visit for Json<'_> {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.text(field, format_args!("{value}"));
+        match value.downcast_ref::<MessageLine>() {
+            Some(line) => line.push_json(self.out),
+            None => self.text(field, format_args!("{value}")),
+        }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -346,9 +366,8 @@ struct Pretty<'a> {
 }
 
 impl Pretty<'_> {
-    fn value(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+    fn value(&mut self, name: &str, value: fmt::Arguments<'_>) {
         self.out.push(b' ');
-        let name = name(field);
         if name != "message" {
             paint(self.out, self.colours, DIM, name);
             self.out.push(b'=');
@@ -356,27 +375,37 @@ impl Pretty<'_> {
         let mut escaped = Escaped {
             out: self.out,
             push: push_plain,
-            left_bytes: limit_bytes(field.name()),
+            left_bytes: limit_bytes(name),
         };
         // A `Debug` that fails has written what it could; the line is whole either way.
         let _ = escaped.write_fmt(value);
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        if value.is_empty() || value.contains([' ', '"', '=']) {
+            self.value(name, format_args!("\"{value}\""));
+        } else {
+            self.value(name, format_args!("{value}"));
+        }
     }
 }
 
 impl Visit for Pretty<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if value.is_empty() || value.contains([' ', '"', '=']) {
-            self.value(field, format_args!("\"{value}\""));
-        } else {
-            self.value(field, format_args!("{value}"));
-        }
+        self.text(name(field), value);
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.value(field, format_args!("{value}"));
+        let Some(line) = value.downcast_ref::<MessageLine>() else {
+            return self.value(name(field), format_args!("{value}"));
+        };
+        line.each(|name, value| match value {
+            Value::Text(text) => self.text(name, text),
+            Value::Number(number) => self.value(name, format_args!("{number}")),
+        });
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.value(field, format_args!("{value:?}"));
+        self.value(name(field), format_args!("{value:?}"));
     }
 }

@@ -10,6 +10,7 @@
 
 mod clock;
 mod line;
+mod message;
 mod panic;
 mod sink;
 mod subscriber;
@@ -25,6 +26,7 @@ use tracing_subscriber::filter::Targets;
 
 use self::clock::Clock;
 use self::line::Style;
+pub use self::message::{MessageLine, Seen};
 use self::sink::Sink;
 use self::subscriber::Lines;
 use crate::metrics::{Kind, Metrics};

@@ -72,6 +72,79 @@ fn a_message_line_is_flat_and_keeps_the_order_of_its_fields() {
     );
 }
 
+/// Logs two messages of one session, the second with all that one can have.
+fn two_messages() {
+    let mut line = MessageLine::new("00ff".into(), "a \"b\"".into());
+    let seen = Seen {
+        from: "client",
+        kind: "text",
+        seq: 7,
+        bytes: 20,
+        chars: Some(5),
+        since_start_ms: 1234,
+        ..Seen::default()
+    };
+    line.log(seen, None, None, None);
+    let seen = Seen {
+        from: "upstream",
+        kind: "audio",
+        chars: None,
+        audio_bytes: Some(15),
+        audio_ms: Some(u64::MAX),
+        ..seen
+    };
+    line.log(seen, Some("c\n"), Some("e"), Some("t t"));
+}
+
+#[test]
+fn a_message_has_its_fields_in_one_flat_object() {
+    let text = captured(Style::Json, "info", two_messages);
+    let rests: Vec<_> = text.lines().map(|line| &line[14 + 24..]).collect();
+    let head = r#"","level":"INFO","target":"xi_relay::message","session":"00ff","client":"a \"b\"","from":"#;
+    assert_eq!(
+        rests,
+        [
+            format!(
+                r#"{head}"client","kind":"text","seq":7,"bytes":20,"chars":5,"since_start_ms":1234}}"#
+            ),
+            format!(
+                r#"{head}"upstream","kind":"audio","seq":7,"bytes":20,"audio_bytes":15,"audio_ms":18446744073709551615,"since_start_ms":1234,"context":"c\n","error":"e","text":"t t"}}"#
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_message_shows_the_same_fields_on_a_terminal_and_to_other_subscribers() {
+    let json = json("info", two_messages);
+    let pretty = captured(Style::Pretty { colours: false }, "info", two_messages);
+    for (json, pretty) in json.iter().zip(pretty.lines()) {
+        let mut fields = json.as_object().unwrap().clone();
+        fields.retain(|name, _| !["timestamp", "level", "target"].contains(&name.as_str()));
+        // A quote and a space make quotes necessary, which are not escaped on a terminal.
+        let shown = |value: &Value| match value.as_str() {
+            Some(text) if text.contains(' ') => format!("\"{text}\""),
+            Some(text) => text.escape_default().to_string(),
+            None => value.to_string(),
+        };
+        for (name, value) in &fields {
+            let field = format!(" {name}={}", shown(value));
+            assert!(pretty.contains(&field), "{field} is not in {pretty}");
+        }
+        assert_eq!(pretty.matches('=').count(), fields.len(), "{pretty}");
+    }
+    let line = MessageLine::new("00ff".into(), "b".into());
+    assert_eq!(
+        line.to_string(),
+        r#"session="00ff" client="b" from="" kind="" seq=0 bytes=0 since_start_ms=0"#
+    );
+}
+
+#[test]
+fn messages_can_be_turned_off() {
+    assert_eq!(json("info,xi_relay::message=off", two_messages).len(), 0);
+}
+
 #[test]
 fn strings_from_outside_are_escaped_and_cut() {
     let long = "é".repeat(300);

@@ -206,8 +206,8 @@ where
             admission,
             live,
             tap,
-            recorder,
         ));
+        relay.recorder = recorder.map(Box::new);
         async move {
             let end = relay.run().await;
             if let Some(recorder) = relay.recorder.take() {

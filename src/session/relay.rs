@@ -59,6 +59,7 @@ pub(super) struct Relay<C, U> {
     pub(super) client: Leg<C>,
     pub(super) upstream: Leg<U>,
     pub(super) tap: Tap,
+    /// Set where the session is written down.
     pub(super) recorder: Option<Box<Recorder>>,
     pub(super) admission: Admission,
     live: Arc<Live>,
@@ -103,7 +104,6 @@ where
         admission: Admission,
         live: Arc<Live>,
         tap: Tap,
-        recorder: Option<Recorder>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -118,7 +118,7 @@ where
             client,
             upstream,
             tap,
-            recorder: recorder.map(Box::new),
+            recorder: None,
             admission,
             live,
             up: up::Up::new(vacancy),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Live;
 use crate::frame::Close;
 use crate::ids::Side;
+use crate::log::{MESSAGE, MessageLine, Seen};
 use crate::protocol::{
     ClientKind, ClientMessage, OutputFormat, Secrets, ServerKind, ServerMessage, look,
 };
@@ -20,8 +21,7 @@ const MAX_LOGGED_BYTES: usize = 256;
 
 /// The counts and the log of one session.
 pub(crate) struct Tap {
-    session: String,
-    client: Arc<str>,
+    line: MessageLine,
     started: Instant,
     format: Option<OutputFormat>,
     logs_text: bool,
@@ -72,8 +72,7 @@ impl Tap {
         logs_text: bool,
     ) -> Self {
         Self {
-            session,
-            client,
+            line: MessageLine::new(session, client),
             started,
             format,
             logs_text,
@@ -127,20 +126,18 @@ impl Tap {
             self.context(message.context.as_deref()).characters += message.characters;
             self.counts.first_text.get_or_insert(since_start);
         }
+        let seen = Seen {
+            from: Side::Client.as_str(),
+            kind: kind.as_str(),
+            seq: self.counts.messages_up,
+            bytes: bytes as u64,
+            chars: Some(message.characters),
+            since_start_ms: millis(since_start),
+            ..Seen::default()
+        };
+        let context = message.context.as_deref().map(cut);
         let text = self.logs_text.then(|| message.text());
-        tracing::info!(
-            target: "xi_relay::message",
-            session = self.session,
-            client = &*self.client,
-            from = Side::Client.as_str(),
-            kind = kind.as_str(),
-            context = message.context.as_deref().map(cut),
-            seq = self.counts.messages_up,
-            bytes,
-            chars = message.characters,
-            since_start_ms = millis(since_start),
-            text = text.as_deref(),
-        );
+        self.line.log(seen, context, None, text.as_deref());
     }
 
     /// Characters that went up.
@@ -208,9 +205,9 @@ impl Tap {
             usize::try_from(bytes_down).unwrap_or(usize::MAX),
         );
         tracing::info!(
-            target: "xi_relay::message",
-            session = self.session,
-            client = &*self.client,
+            target: MESSAGE,
+            session = self.line.session(),
+            client = self.line.client(),
             from = Side::Upstream.as_str(),
             kind = kind.as_str(),
             seq = self.counts.messages_down,
@@ -251,20 +248,19 @@ impl Tap {
                 .map_or(0, |format| format.audio_ms(self.counts.audio_bytes));
         }
         self.follow_context(message);
-        tracing::info!(
-            target: "xi_relay::message",
-            session = self.session,
-            client = &*self.client,
-            from = Side::Upstream.as_str(),
-            kind = kind.as_str(),
-            context = message.context.as_deref().map(cut),
-            seq = self.counts.messages_down,
+        let seen = Seen {
+            from: Side::Upstream.as_str(),
+            kind: kind.as_str(),
+            seq: self.counts.messages_down,
             bytes,
-            audio_bytes = (message.audio_bytes > 0).then_some(message.audio_bytes),
+            chars: None,
+            audio_bytes: (message.audio_bytes > 0).then_some(message.audio_bytes),
             audio_ms,
-            error = message.error.as_ref().map(|error| cut(&error.error)),
-            since_start_ms = millis(since_start),
-        );
+            since_start_ms: millis(since_start),
+        };
+        let context = message.context.as_deref().map(cut);
+        let error = message.error.as_ref().map(|error| cut(&error.error));
+        self.line.log(seen, context, error, None);
     }
 
     pub(super) fn on_client_close(&mut self, close: &Close, now: Instant) {
@@ -277,9 +273,9 @@ impl Tap {
 
     fn on_close(&self, from: Side, close: &Close, now: Instant) {
         tracing::info!(
-            target: "xi_relay::message",
-            session = self.session,
-            client = &*self.client,
+            target: MESSAGE,
+            session = self.line.session(),
+            client = self.line.client(),
             from = from.as_str(),
             kind = "close_frame",
             code = close.code,
@@ -311,8 +307,8 @@ impl Tap {
         if context.characters > 0 && !context.has_audio {
             self.counts.silent_finals += 1;
             tracing::warn!(
-                session = self.session,
-                client = &*self.client,
+                session = self.line.session(),
+                client = self.line.client(),
                 context = name.map(cut),
                 chars = context.characters,
                 "upstream ended without audio; is its account out of credits?",

@@ -174,7 +174,12 @@ async fn a_worker_takes_its_own_connection_first() {
         let (added, _peer) = tokio::join!(pool.add_one(worker), upstream.accept());
         assert!(added);
     }
-    let ready = || pool.shares.iter().map(|share| share.len()).collect::<Vec<_>>();
+    let ready = || {
+        pool.shares
+            .iter()
+            .map(|share| share.len())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ready(), [1, 2]);
     // Their peers have left; those are not handed out, and the other's are looked at too.
     let (added, _peer) = tokio::join!(pool.add_one(0), upstream.accept());
