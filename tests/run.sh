@@ -67,6 +67,12 @@ lock_names_no_host() {
     fi
 }
 
+# They are a package of their own, which no build of the product looks at.
+benchmarks_build() {
+    cargo fmt --check --manifest-path benches/Cargo.toml &&
+        CARGO_TARGET_DIR=target cargo clippy --locked --manifest-path benches/Cargo.toml --all-targets -- -D warnings
+}
+
 finish() {
     printf '\n== summary, %d s in all%s\n' "$SECONDS" "$summary"
     printf '%d passed, %d failed\n' "$n_passed" "$n_failed"
@@ -78,6 +84,7 @@ part "Debian packages" install_debian_packages || finish
 part "format" cargo fmt --check
 part "the lock file of npm names no host" lock_names_no_host
 part "lints" cargo clippy --all-targets -- -D warnings
+part "benchmarks" benchmarks_build
 part "tests" cargo test --no-fail-fast
 part "install the clients" tests/clients/install.sh || finish
 part "real clients" tests/clients/run.py target/debug/xi-relay
