@@ -68,7 +68,7 @@ lock_names_no_host() {
 }
 
 # They are a package of their own, which no build of the product looks at.
-benchmarks_build() {
+benchmarks_lint() {
     cargo fmt --check --manifest-path benches/Cargo.toml &&
         CARGO_TARGET_DIR=target cargo clippy --locked --manifest-path benches/Cargo.toml --all-targets -- -D warnings
 }
@@ -84,7 +84,7 @@ part "Debian packages" install_debian_packages || finish
 part "format" cargo fmt --check
 part "the lock file of npm names no host" lock_names_no_host
 part "lints" cargo clippy --all-targets -- -D warnings
-part "benchmarks" benchmarks_build
+part "benchmarks" benchmarks_lint
 part "tests" cargo test --no-fail-fast
 part "install the clients" tests/clients/install.sh || finish
 part "real clients" tests/clients/run.py target/debug/xi-relay

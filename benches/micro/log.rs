@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use xi_relay::ids::SessionId;
 use xi_relay::log;
 
 /// The log takes over stdout as it is at its start; the report of this program comes after.
@@ -21,7 +22,7 @@ fn log_to_nowhere() -> anyhow::Result<log::Guard> {
 
 fn line(criterion: &mut Criterion) {
     let _guard = log_to_nowhere().expect("the log can be started");
-    let mut line = log::MessageLine::new("7f794f91979e227b".into(), "a-usual-client".into());
+    let mut line = log::MessageLine::new(SessionId::random(), "a-usual-client");
     criterion.bench_function("log line", |bencher| {
         let mut seq = 0_u64;
         bencher.iter(|| {

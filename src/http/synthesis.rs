@@ -20,6 +20,7 @@ use super::refused::{self, Refused, Wish};
 use super::{body, identify};
 use crate::auth::Identity;
 use crate::ids::VoiceId;
+use crate::log::MessageLine;
 use crate::protocol::{
     AudioMeter, ClientKind, ClientMessage, Endpoint, OutputFormat, Problem, Query, is_body_field,
     scan, with_body_field, with_voices_rewritten, without_credentials,
@@ -132,8 +133,7 @@ async fn prepare(
         })
         .await?;
     let mut tap = Tap::new(
-        ask.id.to_string(),
-        identity.client.as_str().into(),
+        MessageLine::new(ask.id, identity.client.as_str()),
         ask.started,
         OutputFormat::parse(&wish.format),
         gateway.parts.logs_text,

@@ -7,7 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata};
 
 use super::clock::LENGTH as TIME_LENGTH;
-use super::message::{MessageLine, Value};
+use super::message::{Line, Value};
 use super::text::{Escaped, cut, push_json, push_plain};
 
 /// The most bytes of a field: what clients and upstreams say can be long. No field has fewer.
@@ -308,7 +308,7 @@ impl Visit for Json<'_> {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        match value.downcast_ref::<MessageLine>() {
+        match value.downcast_ref::<Line>() {
             Some(line) => line.push_json(self.out),
             None => self.text(field, format_args!("{value}")),
         }
@@ -396,7 +396,7 @@ impl Visit for Pretty<'_> {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let Some(line) = value.downcast_ref::<MessageLine>() else {
+        let Some(line) = value.downcast_ref::<Line>() else {
             return self.value(name(field), format_args!("{value}"));
         };
         line.each(|name, value| match value {

@@ -6,19 +6,25 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
 
 use super::MESSAGE;
 use super::line::Key;
 use super::text::push_json;
+use crate::ids::SessionId;
 
 /// The lines of one session's messages.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MessageLine {
-    session: String,
-    client: Arc<str>,
-    /// The two as fields of a JSON line.
+    /// `,"session":"…","client":"…"`, as a JSON line has it.
     head: Box<[u8]>,
+    session: Box<str>,
+    client: Box<str>,
+}
+
+/// One line as `tracing` carries it. What an event carries by its own type has to own what it holds.
+#[derive(Debug)]
+pub(super) struct Line {
+    of: MessageLine,
     seen: Seen,
 }
 
@@ -50,17 +56,17 @@ pub(super) enum Value<'a> {
 }
 
 impl MessageLine {
-    /// The lines of the session with this name, which is `client`'s.
+    /// The lines of this session, which is `client`'s.
     #[must_use]
-    pub fn new(session: String, client: Arc<str>) -> Self {
+    pub fn new(session: SessionId, client: &str) -> Self {
+        let session = session.to_string();
         let mut head = Vec::new();
         push_string(&mut head, &SESSION, &session);
-        push_string(&mut head, &CLIENT, &client);
+        push_string(&mut head, &CLIENT, client);
         Self {
-            session,
-            client,
             head: head.into(),
-            seen: Seen::default(),
+            session: session.into(),
+            client: client.into(),
         }
     }
 
@@ -85,14 +91,22 @@ impl MessageLine {
         error: Option<&str>,
         text: Option<&str>,
     ) {
-        self.seen = seen;
-        let line: &(dyn Error + 'static) = self;
+        // Together only for as long as the event lasts, so that no session keeps what its last message was.
+        let line = Line {
+            of: std::mem::take(self),
+            seen,
+        };
+        let value: &(dyn Error + 'static) = &line;
+        // A field that is not there costs a call too, and hardly any message has one of these.
         match (context, error, text) {
-            (None, None, None) => tracing::info!(target: MESSAGE, line),
-            _ => tracing::info!(target: MESSAGE, line, context, error, text),
+            (None, None, None) => tracing::info!(target: MESSAGE, line = value),
+            _ => tracing::info!(target: MESSAGE, line = value, context, error, text),
         }
+        *self = line.of;
     }
+}
 
+impl Line {
     /// Appends the fields as those of a JSON object, each behind a comma.
     pub(super) fn push_json(&self, out: &mut Vec<u8>) {
         let Seen {
@@ -105,9 +119,9 @@ impl MessageLine {
             audio_ms,
             since_start_ms,
         } = self.seen;
-        out.extend_from_slice(&self.head);
-        push_plain(out, &FROM, from);
-        push_plain(out, &KIND, kind);
+        out.extend_from_slice(&self.of.head);
+        push_word(out, &FROM, from);
+        push_word(out, &KIND, kind);
         push_number(out, &SEQ, seq);
         push_number(out, &BYTES, bytes);
         if let Some(chars) = chars {
@@ -125,8 +139,8 @@ impl MessageLine {
     /// Hands the fields over one by one, in the order of the JSON line.
     pub(super) fn each(&self, mut take: impl FnMut(&'static str, Value<'_>)) {
         let seen = &self.seen;
-        take("session", Value::Text(&self.session));
-        take("client", Value::Text(&self.client));
+        take("session", Value::Text(&self.of.session));
+        take("client", Value::Text(&self.of.client));
         take("from", Value::Text(seen.from));
         take("kind", Value::Text(seen.kind));
         for (name, number) in [
@@ -144,7 +158,7 @@ impl MessageLine {
     }
 }
 
-impl fmt::Display for MessageLine {
+impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut result = Ok(());
         let mut before = "";
@@ -160,7 +174,7 @@ impl fmt::Display for MessageLine {
 }
 
 // Nothing has failed: it is the one kind of value of its own type that an event can carry.
-impl Error for MessageLine {}
+impl Error for Line {}
 
 static SESSION: Key = Key::short("session");
 static CLIENT: Key = Key::short("client");
@@ -180,7 +194,7 @@ fn push_string(out: &mut Vec<u8>, key: &Key, text: &str) {
 }
 
 /// The same for a text that needs no escapes.
-fn push_plain(out: &mut Vec<u8>, key: &Key, text: &str) {
+fn push_word(out: &mut Vec<u8>, key: &Key, text: &str) {
     key.push_onto(out, 0);
     out.extend_from_slice(text.as_bytes());
     out.push(b'"');

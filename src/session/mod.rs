@@ -36,6 +36,7 @@ pub(crate) use voices::{allows_voice, allows_voices_of};
 
 use crate::frame::Reader;
 use crate::ids::Side;
+use crate::log::MessageLine;
 use crate::metrics::Metrics;
 use crate::protocol::OutputFormat;
 use crate::quota::Admission;
@@ -128,9 +129,8 @@ pub struct Session<C, U> {
     pub client: Peer<C>,
     /// Upstream's end.
     pub upstream: Peer<U>,
-    /// The place of that connection among the warm ones, which is free for another one once the
-    /// client has spoken.
-    pub vacancy: Vacancy,
+    /// The place of that connection among the warm ones, given up once the client has spoken.
+    pub vacancy: Option<Vacancy>,
     /// The rules it runs under.
     pub terms: Terms,
     /// The leave to run it.
@@ -178,8 +178,7 @@ where
             relay::MAX_HELD_BYTES,
         );
         let tap = Tap::new(
-            live.id.to_string(),
-            live.identity.client.as_str().into(),
+            MessageLine::new(live.id, live.identity.client.as_str()),
             started,
             OutputFormat::parse(&facts.format),
             facts.logs_text,
@@ -193,21 +192,23 @@ where
         let ping_interval = terms.timing.ping_interval;
         // Boxed at once: it is large, and would be moved several times on its way into the task.
         let mut relay = Box::new(Relay::new(
-            Leg::new(client, Side::Client, client_reader, ping_interval, now),
-            Leg::new(
-                upstream,
-                Side::Upstream,
-                upstream_reader,
-                ping_interval,
-                now,
+            (
+                Leg::new(client, Side::Client, client_reader, ping_interval, now),
+                Leg::new(
+                    upstream,
+                    Side::Upstream,
+                    upstream_reader,
+                    ping_interval,
+                    now,
+                ),
             ),
             vacancy,
             terms,
             admission,
             live,
             tap,
+            recorder,
         ));
-        relay.recorder = recorder.map(Box::new);
         async move {
             let end = relay.run().await;
             if let Some(recorder) = relay.recorder.take() {

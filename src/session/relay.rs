@@ -59,7 +59,6 @@ pub(super) struct Relay<C, U> {
     pub(super) client: Leg<C>,
     pub(super) upstream: Leg<U>,
     pub(super) tap: Tap,
-    /// Set where the session is written down.
     pub(super) recorder: Option<Box<Recorder>>,
     pub(super) admission: Admission,
     live: Arc<Live>,
@@ -97,13 +96,13 @@ where
     U: Transport,
 {
     pub(super) fn new(
-        client: Leg<C>,
-        upstream: Leg<U>,
-        vacancy: Vacancy,
+        (client, upstream): (Leg<C>, Leg<U>),
+        vacancy: Option<Vacancy>,
         terms: Terms,
         admission: Admission,
         live: Arc<Live>,
         tap: Tap,
+        recorder: Option<Recorder>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -118,7 +117,7 @@ where
             client,
             upstream,
             tap,
-            recorder: None,
+            recorder: recorder.map(Box::new),
             admission,
             live,
             up: up::Up::new(vacancy),

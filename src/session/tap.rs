@@ -1,6 +1,5 @@
 //! What passes through a session, counted and logged: one line a message, one at the end.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -65,14 +64,13 @@ struct Context {
 
 impl Tap {
     pub(crate) fn new(
-        session: String,
-        client: Arc<str>,
+        line: MessageLine,
         started: Instant,
         format: Option<OutputFormat>,
         logs_text: bool,
     ) -> Self {
         Self {
-            line: MessageLine::new(session, client),
+            line,
             started,
             format,
             logs_text,

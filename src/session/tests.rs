@@ -235,7 +235,7 @@ async fn stage_through<S: Transport>(
             stream: wrap(upstream_far),
             read_ahead: Vec::new(),
         },
-        vacancy,
+        vacancy: Some(vacancy),
         terms,
         admission,
         registration,
@@ -314,17 +314,23 @@ async fn messages_pass_both_ways_and_the_close_of_upstream_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_warm_connection_is_replaced_once_the_client_has_spoken() {
+async fn a_warm_connection_is_replaced_once_upstream_has_something_to_say() {
     let mut stage = stage().await;
-    stage.upstream.say("{}").await;
-    assert_eq!(stage.client.hear().await, Heard::Text("{}".to_owned()));
-    assert!(!stage.warm.take_vacated());
-    stage.client.say(r#"{"text":" "}"#).await;
-    stage.upstream.hear().await;
-    assert!(stage.warm.take_vacated());
-    stage.client.say(r#"{"text":"Hi "}"#).await;
-    stage.upstream.hear().await;
-    assert!(!stage.warm.take_vacated(), "once");
+    for (text, is_replaced) in [(" ", false), ("Hi ", true), ("there ", false)] {
+        stage.client.say(&format!(r#"{{"text":"{text}"}}"#)).await;
+        stage.upstream.hear().await;
+        stage.upstream.say("{}").await;
+        stage.client.hear().await;
+        assert_eq!(stage.warm.take_vacated(), is_replaced, "after {text:?}");
+    }
+
+    let mut silent = self::stage().await;
+    silent.client.close(1000, "").await;
+    silent.upstream.hear().await;
+    assert!(!silent.warm.take_vacated());
+    silent.upstream.close(1000, "").await;
+    silent.done.await.unwrap();
+    assert!(silent.warm.take_vacated());
 }
 
 #[tokio::test(start_paused = true)]

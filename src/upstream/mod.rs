@@ -90,8 +90,8 @@ pub struct Connected {
     pub trace_id: Option<String>,
     /// From the first attempt to the 101.
     pub took: Duration,
-    /// To be dropped when the session is waiting for upstream.
-    pub vacancy: Vacancy,
+    /// To be dropped when the session waits for upstream; none where no connections are kept warm.
+    pub vacancy: Option<Vacancy>,
 }
 
 /// Why there is no session upstream.
@@ -260,7 +260,7 @@ impl Upstream {
         worker: usize,
         path_and_query: &str,
         secrets: &Secrets,
-    ) -> Result<(Stream, Handshake, Vacancy), ConnectError> {
+    ) -> Result<(Stream, Handshake, Option<Vacancy>), ConnectError> {
         let api_key = self.api_key.load_full();
         let request = handshake::Request::new(&self.base_url, path_and_query, api_key.as_deref());
         let (warm, vacancy) = self.pool.take(worker);

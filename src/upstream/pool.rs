@@ -63,9 +63,12 @@ pub struct PoolCounts {
 
 /// How fast the memory of past starts fades.
 const RATE_HALF_LIFE: Duration = Duration::from_secs(10);
-/// How long a worker without a connection waits for the session that took the last one to speak
-/// before it dials.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// How long a connection that was taken waits for a client to speak before it is replaced all the
+/// same, where others are ready. No earlier than most timers of a worker: one that comes before all
+/// others wakes its thread when it is set.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// The same where none is left.
+const SHORT_PATIENCE: Duration = Duration::from_millis(5);
 /// A dial that takes less time is cheaper than to wake the worker whose connection was taken.
 const WORTH_TAKING_OVER: Duration = Duration::from_millis(10);
 /// How often ready connections are looked at.
@@ -98,33 +101,30 @@ struct Demand {
 #[derive(Default)]
 pub(crate) struct Share {
     ready: Mutex<VecDeque<Ready>>,
-    /// Rung when what was taken is to be replaced.
+    /// Rung when a connection was taken, or looked for.
+    taken: Notify,
+    /// Rung when there is time to replace it.
     vacated: Notify,
-    /// Rung when none is left.
-    emptied: Notify,
 }
 
-/// The place of a connection that was taken, or was not there to be taken. It is filled again once
-/// this is dropped: a dial costs the worker more than a message does, so whoever is being set up had
-/// better drop it when there is nothing to do but to wait for upstream.
-#[derive(Default)]
+/// The place of a connection that was taken, or was not there to be taken. Another one is dialed when
+/// it is dropped, or soon after: a dial costs the worker what several messages do, so whoever holds it
+/// drops it when there is nothing to do but to wait for upstream.
 #[must_use = "dropping it has another connection dialed"]
-pub struct Vacancy(Option<Arc<Share>>);
+pub struct Vacancy(Arc<Share>);
 
 #[cfg(test)]
 impl Vacancy {
     /// One of which the share tells when it has been dropped.
     pub(crate) fn watched() -> (Self, Arc<Share>) {
         let share = Arc::<Share>::default();
-        (Self(Some(Arc::clone(&share))), share)
+        (Self(Arc::clone(&share)), share)
     }
 }
 
 impl Drop for Vacancy {
     fn drop(&mut self) {
-        if let Some(share) = &self.0 {
-            share.vacated.notify_one();
-        }
+        self.0.vacated.notify_one();
     }
 }
 
@@ -158,10 +158,11 @@ impl Pool {
     }
 
     /// The youngest connection of `worker`, which calls this, that upstream has not closed; where it
-    /// has none and upstream is far, one of another worker. With it comes its place.
-    pub(super) fn take(&self, worker: usize) -> (Option<Stream>, Vacancy) {
+    /// has none and upstream is far, one of another worker. With it comes its place, unless the pool
+    /// is off.
+    pub(super) fn take(&self, worker: usize) -> (Option<Stream>, Option<Vacancy>) {
         if self.config.max == 0 {
-            return (None, Vacancy::default());
+            return (None, None);
         }
         let is_far = {
             let mut demand = self.demand.lock();
@@ -177,10 +178,8 @@ impl Pool {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let share = &self.shares[worker];
-        if share.len() == 0 {
-            share.emptied.notify_one();
-        }
-        (found, Vacancy(Some(Arc::clone(share))))
+        share.taken.notify_one();
+        (found, Some(Vacancy(Arc::clone(share))))
     }
 
     fn take_from(&self, worker: usize) -> Option<Stream> {
@@ -232,10 +231,10 @@ impl Pool {
                 let share = &self.shares[worker];
                 if worker > 0 && share.len() == 0 && self.wanted(worker) == 0 {
                     // It has a part only once sessions start there.
-                    share.changed().await;
+                    share.vacancy().await;
                 } else {
-                    // Whatever is taken or dies in between is found at the next look.
-                    let _ = tokio::time::timeout(CHECK_INTERVAL, share.changed()).await;
+                    // Whatever dies in between is found at the next look.
+                    let _ = tokio::time::timeout(CHECK_INTERVAL, share.vacancy()).await;
                 }
                 continue;
             }
@@ -306,12 +305,23 @@ impl Pool {
 }
 
 impl Share {
-    /// Returns when something is to be dialed.
-    async fn changed(&self) {
+    /// Returns when what was taken is to be replaced.
+    async fn vacancy(&self) {
         tokio::select! {
-            () = self.vacated.notified() => {}
-            () = self.emptied.notified() => {
-                let _ = tokio::time::timeout(PATIENCE, self.vacated.notified()).await;
+            () = self.vacated.notified() => return,
+            () = self.taken.notified() => {}
+        }
+        let since = Instant::now();
+        loop {
+            let patience = match self.len() {
+                0 => SHORT_PATIENCE,
+                _ => PATIENCE,
+            };
+            tokio::select! {
+                () = self.vacated.notified() => return,
+                // It may have been the last one.
+                () = self.taken.notified() => {}
+                () = tokio::time::sleep_until(since + patience) => return,
             }
         }
     }

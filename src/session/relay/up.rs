@@ -20,7 +20,8 @@ pub(super) struct Up {
     /// The payload of a message whose last fragment has not come.
     assembled: Vec<u8>,
     pub(super) waiting: Option<Box<Waiting>>,
-    /// Held until the client has spoken.
+    has_spoken: bool,
+    /// Held until there is something to wait for.
     vacancy: Option<Vacancy>,
     /// Whether the client has ended its text; audio goes on.
     pub(super) text_ended: bool,
@@ -29,11 +30,12 @@ pub(super) struct Up {
 }
 
 impl Up {
-    pub(super) fn new(vacancy: Vacancy) -> Self {
+    pub(super) fn new(vacancy: Option<Vacancy>) -> Self {
         Self {
             assembled: Vec::new(),
             waiting: None,
-            vacancy: Some(vacancy),
+            has_spoken: false,
+            vacancy,
             text_ended: false,
             is_cut: false,
         }
@@ -251,9 +253,8 @@ where
             false => None,
         };
         self.last_message = self.now;
-        // Dropped behind what is sent: another connection is dialed while upstream deals with that.
-        let vacancy = self.up.vacancy.take();
-        let kind = message.kind(vacancy.is_some());
+        let kind = message.kind(!self.up.has_spoken);
+        self.up.has_spoken = true;
         self.up.text_ended |= message.ends_text();
         self.tap
             .on_client_message(&message, kind, payload.len(), self.now);
@@ -268,6 +269,11 @@ where
                     (Some(payload), _) => self.write_up(cx, &self.masked(payload)),
                     (None, Some(frame)) => self.write_up(cx, frame),
                     (None, None) => unreachable!("a message without a frame is framed anew"),
+                }
+                if characters > 0 {
+                    // Another connection is dialed while upstream deals with that. The white space
+                    // with which clients begin has no answer, and text right behind it.
+                    self.up.vacancy = None;
                 }
                 Ok(())
             }

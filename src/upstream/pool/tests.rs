@@ -211,31 +211,54 @@ async fn all_that_upstream_has_closed_are_replaced_at_once() {
 }
 
 #[tokio::test]
-async fn what_was_taken_is_replaced_when_its_place_is_given_up() {
+async fn what_was_taken_is_replaced_when_its_place_is_given_up_or_it_takes_too_long() {
     let upstream = TlsUpstream::start().await;
     let pool = pool(&upstream.dialer, 0, 4, 1);
     let mut peers = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..4 {
         let (added, peer) = tokio::join!(pool.add_one(0), upstream.accept());
         assert!(added);
         peers.push(peer);
     }
+    // From here on time passes only where something waits for it.
     tokio::time::pause();
-    let mut changed = pin!(pool.shares[0].changed());
-    let (taken, place) = pool.take(0);
-    assert!(taken.is_some());
-    assert!(poll!(changed.as_mut()).is_pending(), "another one is left");
-    drop(place);
-    assert!(poll!(changed).is_ready());
+    let share = &pool.shares[0];
+    let take = || {
+        let (taken, place) = pool.take(0);
+        assert!(taken.is_some());
+        place
+    };
+    let takes = async |patience: Duration| {
+        let started = Instant::now();
+        share.vacancy().await;
+        let late = started.elapsed().checked_sub(patience);
+        assert!(
+            late.is_some_and(|late| late <= Duration::from_millis(1)),
+            "{late:?}"
+        );
+    };
 
-    // Who takes the last one may be silent, and the next one is not to wait for that.
-    let started = Instant::now();
-    let mut changed = pin!(pool.shares[0].changed());
-    let (taken, _place) = pool.take(0);
-    assert!(taken.is_some());
-    assert!(poll!(changed.as_mut()).is_pending());
-    changed.await;
-    assert!(started.elapsed() >= PATIENCE);
+    let mut vacancy = pin!(share.vacancy());
+    let place = take();
+    assert!(poll!(vacancy.as_mut()).is_pending());
+    drop(place);
+    assert!(poll!(vacancy).is_ready());
+
+    // Who has taken one may be silent, and the next one is not to wait for that.
+    let _second = take();
+    takes(PATIENCE).await;
+
+    let mut vacancy = pin!(share.vacancy());
+    let _third = take();
+    assert!(poll!(vacancy.as_mut()).is_pending());
+    tokio::time::advance(SHORT_PATIENCE * 2).await;
+    assert!(poll!(vacancy.as_mut()).is_pending(), "one is left");
+    let _last = take();
+    assert!(poll!(vacancy).is_ready(), "none is left");
+
+    let (none, _place) = pool.take(0);
+    assert!(none.is_none());
+    takes(SHORT_PATIENCE).await;
 }
 
 #[tokio::test]
