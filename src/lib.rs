@@ -12,6 +12,8 @@ pub mod ids;
 
 pub mod crypto;
 
+pub mod timer;
+
 pub mod frame;
 
 pub mod metrics;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,7 @@ use super::gateway::Gateway;
 use super::listener::{Listener, accept, serve_clients};
 use super::load::{Gauge, Load, Loads};
 use super::tls::ServerTls;
+use crate::timer;
 
 /// How many connections may wait for a worker that is to have them. One that finds no room is
 /// served by the first.
@@ -58,7 +59,7 @@ pub(super) struct Accepted<S> {
 
 impl Workers {
     /// Starts `n_workers` that serve what `listener` accepts until `stopped`; what is live then goes
-    /// on.
+    /// on. The runtime that this is called in keeps their distant timers, and has to outlive them.
     ///
     /// # Errors
     /// No more threads or file descriptors.
@@ -112,7 +113,11 @@ impl Workers {
         serving: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
         let (dismissed, failed) = (self.dismissed.clone(), self.failed.clone());
+        let keeper = Handle::try_current();
         let work = move || {
+            if let Ok(keeper) = keeper {
+                timer::keep_with(keeper);
+            }
             // A worker ends only when it is dismissed; whatever else ends it is a failure.
             let _failed = failed.drop_guard();
             let runtime = runtime;

@@ -26,6 +26,7 @@ use crate::frame::Close;
 use crate::ids::Side;
 use crate::protocol::{Dialect, Problem, Secrets};
 use crate::quota::{Admission, Limits, Reserving};
+use crate::timer;
 use crate::upstream::Vacancy;
 
 mod down;
@@ -128,7 +129,7 @@ where
             client_close: None,
             // The first deadline of a usual session: a timer that has to be moved to an earlier
             // time wakes the runtime.
-            timer: Box::pin(tokio::time::sleep_until(now + terms.timing.ping_interval)),
+            timer: Box::pin(timer::distant(now + terms.timing.ping_interval)),
             terms,
         }
     }

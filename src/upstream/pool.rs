@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::Stream;
 use super::dial::Dialer;
+use crate::timer;
 
 /// The `[upstream.warm]` table.
 #[derive(Clone, Debug, Deserialize)]
@@ -234,7 +235,11 @@ impl Pool {
                     share.vacancy().await;
                 } else {
                     // Whatever dies in between is found at the next look.
-                    let _ = tokio::time::timeout(CHECK_INTERVAL, share.vacancy()).await;
+                    let look = timer::distant(Instant::now() + CHECK_INTERVAL);
+                    tokio::select! {
+                        () = share.vacancy() => {}
+                        () = look => {}
+                    }
                 }
                 continue;
             }

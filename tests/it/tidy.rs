@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lowest first; a module may use those before it.
-const ORDER: [&str; 15] = [
-    "ids", "crypto", "frame", "metrics", "log", "protocol", "usage", "quota", "auth", "upstream",
-    "sandbox", "session", "http", "config", "app",
+const ORDER: [&str; 16] = [
+    "ids", "crypto", "timer", "frame", "metrics", "log", "protocol", "usage", "quota", "auth",
+    "upstream", "sandbox", "session", "http", "config", "app",
 ];
 
 #[test]
