@@ -1,11 +1,12 @@
 //! Deadlines that hardly ever come, kept where they are in nobody's way.
 //!
 //! A thread that waits for I/O no longer than until some time pays for it at each wait: the system sets
-//! a timer and removes it again, which was one part in twenty of what a message costs. The deadlines of
-//! a session are many seconds away. So the threads that serve clients leave them to another one, which
-//! wakes them when one has come.
+//! a timer and removes it again, which was one part in twenty of what a round trip costs. The deadlines
+//! of a session are many seconds away. So the threads that serve clients leave them to another one,
+//! which wakes them when one has come.
 
 use std::cell::OnceCell;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep};
@@ -17,11 +18,14 @@ thread_local! {
 /// Has `keeper` keep the distant timers of this thread from now on. It has to outlive them. The first
 /// call decides.
 pub fn keep_with(keeper: Handle) {
-    KEEPER.with(|kept| kept.get_or_init(|| keeper).id());
+    KEEPER.with(|kept| {
+        // Who came first may have timers there.
+        let _ = kept.set(keeper);
+    });
 }
 
-/// Like [`tokio::time::sleep_until`], for what is a second away or more: the keeper's own timers come
-/// before it, so that setting it wakes nobody.
+/// Like [`tokio::time::sleep_until`], for what is seconds away. Setting one that comes before all others
+/// of the keeper wakes it; the relay's main thread looks at something every two seconds.
 ///
 /// # Panics
 /// Outside of a runtime, on a thread whose timers nobody keeps.
@@ -32,11 +36,23 @@ pub fn distant(deadline: Instant) -> Sleep {
     })
 }
 
+/// What comes of `future`, unless `limit` is over before: [`tokio::time::timeout`] for a limit of many
+/// seconds.
+///
+/// # Panics
+/// As [`distant`].
+pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let limit = distant(Instant::now() + limit);
+    tokio::select! {
+        biased;
+        done = future => Some(done),
+        () = limit => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-    use std::time::Duration;
 
     use tokio::runtime::Builder;
 
@@ -68,7 +84,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_keeper_it_is_a_timer_like_any_other() {
         let started = Instant::now();
-        distant(started + Duration::from_secs(20)).await;
-        assert_eq!(started.elapsed(), Duration::from_secs(20));
+        let limit = Duration::from_secs(20);
+        distant(started + limit).await;
+        assert_eq!(started.elapsed(), limit);
+        assert_eq!(within(limit, std::future::pending::<()>()).await, None);
+        assert_eq!(started.elapsed(), 2 * limit);
+        assert_eq!(within(Duration::ZERO, async { 7 }).await, Some(7));
     }
 }

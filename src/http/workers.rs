@@ -1,6 +1,7 @@
 //! The threads that serve clients, one for each processor. A connection belongs to one of them from
 //! its accept to its last byte, with all that is done for it and the connection upstream: so nothing
-//! of a session is handed from one thread to another, and none is woken for it but its own.
+//! of a session is handed from one thread to another, and none is woken for it but its own. Only its
+//! deadlines are kept elsewhere (`timer`).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -260,6 +261,20 @@ mod tests {
         workers.spawn(1, runtime(), bug).unwrap();
         let noticed = tokio::time::timeout(Duration::from_secs(10), workers.failed()).await;
         assert!(noticed.is_ok());
+    }
+
+    #[tokio::test]
+    async fn distant_timers_of_a_worker_are_kept_where_it_was_started() {
+        let mut workers = Workers::default();
+        let without_timers = tokio::runtime::Builder::new_current_thread();
+        let runtime = { without_timers }.build().unwrap();
+        let (rang, ring) = tokio::sync::oneshot::channel();
+        let waiting = async move {
+            timer::distant(tokio::time::Instant::now() + Duration::from_millis(20)).await;
+            rang.send(()).unwrap();
+        };
+        workers.spawn(0, runtime, waiting).unwrap();
+        assert_eq!(ring.await, Ok(()));
     }
 
     #[test]

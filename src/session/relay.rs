@@ -127,8 +127,7 @@ where
             since: now,
             last_message: now,
             client_close: None,
-            // The first deadline of a usual session: a timer that has to be moved to an earlier
-            // time wakes the runtime.
+            // The first deadline of a usual session.
             timer: Box::pin(timer::distant(now + terms.timing.ping_interval)),
             terms,
         }
@@ -211,9 +210,8 @@ where
             .reader
             .set_max_message_bytes(limits.max_message_bytes as u64);
         self.admission.set_limits(Arc::clone(&limits));
+        // Where a deadline has come nearer, the timer is asked about it in the same turn.
         self.terms.limits = limits;
-        // Every deadline may have moved.
-        self.timer.as_mut().reset(self.now);
     }
 
     fn pay_pongs(&mut self, cx: &mut Context<'_>) -> Result<(), SessionEnd> {

@@ -314,7 +314,7 @@ async fn messages_pass_both_ways_and_the_close_of_upstream_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_warm_connection_is_replaced_once_upstream_has_something_to_say() {
+async fn a_warm_connection_is_replaced_once_text_has_gone_up() {
     let mut stage = stage().await;
     for (text, is_replaced) in [(" ", false), ("Hi ", true), ("there ", false)] {
         stage.client.say(&format!(r#"{{"text":"{text}"}}"#)).await;
@@ -323,6 +323,14 @@ async fn a_warm_connection_is_replaced_once_upstream_has_something_to_say() {
         stage.client.hear().await;
         assert_eq!(stage.warm.take_vacated(), is_replaced, "after {text:?}");
     }
+
+    // More than is at hand: its characters are waited for.
+    let mut long = self::stage().await;
+    long.client
+        .say(&format!(r#"{{"text":"{}"}}"#, "long ".repeat(5_000)))
+        .await;
+    long.upstream.hear().await;
+    assert!(long.warm.take_vacated());
 
     let mut silent = self::stage().await;
     silent.client.close(1000, "").await;

@@ -25,6 +25,7 @@ use tower::Service;
 use super::dial::{Dialer, describe};
 use super::{BaseUrl, Config, ConnectError, Stream};
 use crate::protocol::Secrets;
+use crate::timer;
 
 /// A connection without a request is closed after so long; upstream keeps them longer.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -282,9 +283,9 @@ impl HttpAnswer {
     /// [`HttpError::Broken`] and [`HttpError::Silent`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
         loop {
-            let frame = tokio::time::timeout(self.read_timeout, self.body.frame())
+            let frame = timer::within(self.read_timeout, self.body.frame())
                 .await
-                .map_err(|_| HttpError::Silent(self.read_timeout))?;
+                .ok_or(HttpError::Silent(self.read_timeout))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| HttpError::Broken(describe(&error)))?;
             match frame.into_data() {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -65,8 +65,8 @@ pub struct PoolCounts {
 /// How fast the memory of past starts fades.
 const RATE_HALF_LIFE: Duration = Duration::from_secs(10);
 /// How long a connection that was taken waits for a client to speak before it is replaced all the
-/// same, where others are ready. No earlier than most timers of a worker: one that comes before all
-/// others wakes its thread when it is set.
+/// same, where others are ready. No shorter than the pulse of a worker to which clients come, so that
+/// setting it does not wake that worker.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// The same where none is left.
 const SHORT_PATIENCE: Duration = Duration::from_millis(5);
@@ -109,8 +109,9 @@ pub(crate) struct Share {
 }
 
 /// The place of a connection that was taken, or was not there to be taken. Another one is dialed when
-/// it is dropped, or soon after: a dial costs the worker what several messages do, so whoever holds it
-/// drops it when there is nothing to do but to wait for upstream.
+/// it is dropped, or a little after the connection was taken if it is not: a dial costs the worker what
+/// several messages do, so whoever holds it drops it when there is nothing to do but to wait for
+/// upstream.
 #[must_use = "dropping it has another connection dialed"]
 pub struct Vacancy(Arc<Share>);
 
@@ -226,6 +227,7 @@ impl Pool {
             return;
         }
         let mut pause = FIRST_PAUSE;
+        let mut look = pin!(timer::distant(Instant::now() + CHECK_INTERVAL));
         loop {
             let n_missing = self.prune(worker);
             if n_missing == 0 {
@@ -235,10 +237,9 @@ impl Pool {
                     share.vacancy().await;
                 } else {
                     // Whatever dies in between is found at the next look.
-                    let look = timer::distant(Instant::now() + CHECK_INTERVAL);
                     tokio::select! {
                         () = share.vacancy() => {}
-                        () = look => {}
+                        () = look.as_mut() => look.as_mut().reset(Instant::now() + CHECK_INTERVAL),
                     }
                 }
                 continue;
@@ -279,7 +280,7 @@ impl Pool {
         wanted.min(most).saturating_sub(ready.len())
     }
 
-    /// How many `worker` is to keep.
+    /// How many `worker` is to keep, if nobody speaks before his connection is replaced anyway.
     fn wanted(&self, worker: usize) -> usize {
         let Demand { rates, dial_time } = &mut *self.demand.lock();
         let now = Instant::now();
@@ -313,8 +314,10 @@ impl Share {
     /// Returns when what was taken is to be replaced.
     async fn vacancy(&self) {
         tokio::select! {
-            () = self.vacated.notified() => return,
+            biased;
+            // First, so that of two that were rung while a dial was under way neither is left over.
             () = self.taken.notified() => {}
+            () = self.vacated.notified() => return,
         }
         let since = Instant::now();
         loop {

@@ -98,6 +98,7 @@ where
             self.record_up(&payload);
         }
         self.write_up(cx, &frame);
+        self.up.vacancy = None;
         Poll::Ready(Ok(()))
     }
 
