@@ -20,7 +20,6 @@ use super::refused::{self, Refused, Wish};
 use super::{body, identify};
 use crate::auth::Identity;
 use crate::ids::VoiceId;
-use crate::log::MessageLine;
 use crate::protocol::{
     AudioMeter, ClientKind, ClientMessage, Endpoint, OutputFormat, Problem, Query, is_body_field,
     scan, with_body_field, with_voices_rewritten, without_credentials,
@@ -133,7 +132,8 @@ async fn prepare(
         })
         .await?;
     let mut tap = Tap::new(
-        MessageLine::new(ask.id, identity.client.as_str()),
+        ask.id,
+        identity.client.as_str(),
         ask.started,
         OutputFormat::parse(&wish.format),
         gateway.parts.logs_text,

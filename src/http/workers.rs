@@ -266,14 +266,14 @@ mod tests {
     #[tokio::test]
     async fn distant_timers_of_a_worker_are_kept_where_it_was_started() {
         let mut workers = Workers::default();
-        let without_timers = tokio::runtime::Builder::new_current_thread();
-        let runtime = { without_timers }.build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let without_timers = builder.build().unwrap();
         let (rang, ring) = tokio::sync::oneshot::channel();
         let waiting = async move {
             timer::distant(tokio::time::Instant::now() + Duration::from_millis(20)).await;
             rang.send(()).unwrap();
         };
-        workers.spawn(0, runtime, waiting).unwrap();
+        workers.spawn(0, without_timers, waiting).unwrap();
         assert_eq!(ring.await, Ok(()));
     }
 

@@ -61,8 +61,8 @@ impl MessageLine {
     pub fn new(session: SessionId, client: &str) -> Self {
         let session = session.to_string();
         let mut head = Vec::new();
-        push_string(&mut head, &SESSION, &session);
-        push_string(&mut head, &CLIENT, client);
+        push_string(&mut head, &SESSION.key, &session);
+        push_string(&mut head, &CLIENT.key, client);
         Self {
             head: head.into(),
             session: session.into(),
@@ -109,52 +109,38 @@ impl MessageLine {
 impl Line {
     /// Appends the fields as those of a JSON object, each behind a comma.
     pub(super) fn push_json(&self, out: &mut Vec<u8>) {
-        let Seen {
-            from,
-            kind,
-            seq,
-            bytes,
-            chars,
-            audio_bytes,
-            audio_ms,
-            since_start_ms,
-        } = self.seen;
         out.extend_from_slice(&self.of.head);
-        push_word(out, &FROM, from);
-        push_word(out, &KIND, kind);
-        push_number(out, &SEQ, seq);
-        push_number(out, &BYTES, bytes);
-        if let Some(chars) = chars {
-            push_number(out, &CHARS, chars);
-        }
-        if let Some(audio_bytes) = audio_bytes {
-            push_number(out, &AUDIO_BYTES, audio_bytes);
-        }
-        if let Some(audio_ms) = audio_ms {
-            push_number(out, &AUDIO_MS, audio_ms);
-        }
-        push_number(out, &SINCE_START_MS, since_start_ms);
+        self.seen.each(|name, value| match value {
+            Value::Text(text) => push_word(out, &name.key, text),
+            Value::Number(number) => push_number(out, &name.key, number),
+        });
     }
 
     /// Hands the fields over one by one, in the order of the JSON line.
     pub(super) fn each(&self, mut take: impl FnMut(&'static str, Value<'_>)) {
-        let seen = &self.seen;
-        take("session", Value::Text(&self.of.session));
-        take("client", Value::Text(&self.of.client));
-        take("from", Value::Text(seen.from));
-        take("kind", Value::Text(seen.kind));
-        for (name, number) in [
-            ("seq", Some(seen.seq)),
-            ("bytes", Some(seen.bytes)),
-            ("chars", seen.chars),
-            ("audio_bytes", seen.audio_bytes),
-            ("audio_ms", seen.audio_ms),
-            ("since_start_ms", Some(seen.since_start_ms)),
-        ] {
-            if let Some(number) = number {
-                take(name, Value::Number(number));
-            }
+        take(SESSION.text, Value::Text(&self.of.session));
+        take(CLIENT.text, Value::Text(&self.of.client));
+        self.seen.each(|name, value| take(name.text, value));
+    }
+}
+
+impl Seen {
+    #[inline]
+    fn each(&self, mut take: impl FnMut(&'static Name, Value<'_>)) {
+        take(&FROM, Value::Text(self.from));
+        take(&KIND, Value::Text(self.kind));
+        take(&SEQ, Value::Number(self.seq));
+        take(&BYTES, Value::Number(self.bytes));
+        if let Some(chars) = self.chars {
+            take(&CHARS, Value::Number(chars));
         }
+        if let Some(audio_bytes) = self.audio_bytes {
+            take(&AUDIO_BYTES, Value::Number(audio_bytes));
+        }
+        if let Some(audio_ms) = self.audio_ms {
+            take(&AUDIO_MS, Value::Number(audio_ms));
+        }
+        take(&SINCE_START_MS, Value::Number(self.since_start_ms));
     }
 }
 
@@ -176,16 +162,29 @@ impl fmt::Display for Line {
 // Nothing has failed: it is the one kind of value of its own type that an event can carry.
 impl Error for Line {}
 
-static SESSION: Key = Key::short("session");
-static CLIENT: Key = Key::short("client");
-static FROM: Key = Key::short("from");
-static KIND: Key = Key::short("kind");
-static SEQ: Key = Key::short("seq");
-static BYTES: Key = Key::short("bytes");
-static CHARS: Key = Key::short("chars");
-static AUDIO_BYTES: Key = Key::short("audio_bytes");
-static AUDIO_MS: Key = Key::short("audio_ms");
-static SINCE_START_MS: Key = Key::short("since_start_ms");
+/// The name of a field, and how it stands in a JSON line.
+struct Name {
+    text: &'static str,
+    key: Key,
+}
+
+impl Name {
+    const fn new(text: &'static str) -> Self {
+        let key = Key::short(text);
+        Self { text, key }
+    }
+}
+
+static SESSION: Name = Name::new("session");
+static CLIENT: Name = Name::new("client");
+static FROM: Name = Name::new("from");
+static KIND: Name = Name::new("kind");
+static SEQ: Name = Name::new("seq");
+static BYTES: Name = Name::new("bytes");
+static CHARS: Name = Name::new("chars");
+static AUDIO_BYTES: Name = Name::new("audio_bytes");
+static AUDIO_MS: Name = Name::new("audio_ms");
+static SINCE_START_MS: Name = Name::new("since_start_ms");
 
 fn push_string(out: &mut Vec<u8>, key: &Key, text: &str) {
     key.push_onto(out, 0);

@@ -36,7 +36,6 @@ pub(crate) use voices::{allows_voice, allows_voices_of};
 
 use crate::frame::Reader;
 use crate::ids::Side;
-use crate::log::MessageLine;
 use crate::metrics::Metrics;
 use crate::protocol::OutputFormat;
 use crate::quota::Admission;
@@ -178,7 +177,8 @@ where
             relay::MAX_HELD_BYTES,
         );
         let tap = Tap::new(
-            MessageLine::new(live.id, live.identity.client.as_str()),
+            live.id,
+            live.identity.client.as_str(),
             started,
             OutputFormat::parse(&facts.format),
             facts.logs_text,

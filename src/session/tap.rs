@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Live;
 use crate::frame::Close;
-use crate::ids::Side;
+use crate::ids::{SessionId, Side};
 use crate::log::{MESSAGE, MessageLine, Seen};
 use crate::protocol::{
     ClientKind, ClientMessage, OutputFormat, Secrets, ServerKind, ServerMessage, look,
@@ -64,13 +64,14 @@ struct Context {
 
 impl Tap {
     pub(crate) fn new(
-        line: MessageLine,
+        session: SessionId,
+        client: &str,
         started: Instant,
         format: Option<OutputFormat>,
         logs_text: bool,
     ) -> Self {
         Self {
-            line,
+            line: MessageLine::new(session, client),
             started,
             format,
             logs_text,

@@ -280,7 +280,7 @@ impl Pool {
         wanted.min(most).saturating_sub(ready.len())
     }
 
-    /// How many `worker` is to keep, if nobody speaks before his connection is replaced anyway.
+    /// How many `worker` is to keep, reckoning that no client speaks before patience is over.
     fn wanted(&self, worker: usize) -> usize {
         let Demand { rates, dial_time } = &mut *self.demand.lock();
         let now = Instant::now();

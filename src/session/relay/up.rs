@@ -97,8 +97,7 @@ where
         if let Some(payload) = recorded {
             self.record_up(&payload);
         }
-        self.write_up(cx, &frame);
-        self.up.vacancy = None;
+        self.write_up(cx, &frame, characters);
         Poll::Ready(Ok(()))
     }
 
@@ -267,14 +266,9 @@ where
                 self.tap.forwarded(characters);
                 self.record_up(rewritten.unwrap_or(payload));
                 match (rewritten, frame) {
-                    (Some(payload), _) => self.write_up(cx, &self.masked(payload)),
-                    (None, Some(frame)) => self.write_up(cx, frame),
+                    (Some(payload), _) => self.write_up(cx, &self.masked(payload), characters),
+                    (None, Some(frame)) => self.write_up(cx, frame, characters),
                     (None, None) => unreachable!("a message without a frame is framed anew"),
-                }
-                if characters > 0 {
-                    // Another connection is dialed while upstream deals with that. The white space
-                    // with which clients begin has no answer, and text right behind it.
-                    self.up.vacancy = None;
                 }
                 Ok(())
             }
@@ -358,10 +352,16 @@ where
         }
     }
 
-    /// Writes upstream. A failure ends nothing yet: upstream may have said why before it went.
-    fn write_up(&mut self, cx: &mut Context<'_>, frame: &[u8]) {
+    /// Writes upstream what was charged with `characters`. A failure ends nothing yet: upstream may
+    /// have said why before it went.
+    fn write_up(&mut self, cx: &mut Context<'_>, frame: &[u8], characters: u64) {
         if !self.up.is_cut {
             self.up.is_cut = self.upstream.write(cx, frame, self.now).is_err();
+        }
+        if characters > 0 {
+            // Another connection is dialed while upstream deals with that. The white space with which
+            // clients begin has no answer, and text right behind it.
+            self.up.vacancy = None;
         }
     }
 }
