@@ -4,6 +4,7 @@ FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
 # Dependencies alone first, so that a changed line of ours does not build them again.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it \
     && echo 'fn main() {}' > src/main.rs \

@@ -83,7 +83,8 @@ install_missing() {
 }
 
 build() {
-  (cd "$HERE" && cargo build --release --bins)
+  # The profile is the relay's alone.
+  (cd "$HERE" && RUSTC_WRAPPER='' cargo build --release --bins)
   if has "$TARGETS" xi-relay && [[ -z ${XI_RELAY:-} ]]; then (cd "$ROOT" && cargo build --release --locked); fi
 }
 
@@ -213,6 +214,7 @@ files: $(ulimit -n)
 congestion: $(cat /proc/sys/net/ipv4/tcp_congestion_control)
 relay: $("$RELAY" --version 2>/dev/null || echo none)$(git -C "$ROOT" rev-parse --short HEAD 2>/dev/null | sed 's/^/ at /')
 rustc: $(rustc --version)
+layout: $(layout)
 others: $(versions)
 mode: $MODE
 rounds: $ROUNDS
@@ -220,6 +222,19 @@ minutes: $(((SECONDS - STARTED_AT + 30) / 60))
 date: $(date -u +%Y-%m-%d)
 crowd: $CROWD
 ABOUT
+}
+
+# Whether the relay was built with a profile (.cargo/rustc-with-profile).
+layout() {
+  local release host
+  release=$(rustc -vV | sed -n 's/^release: //p') host=$(rustc -vV | sed -n 's/^host: //p')
+  if [[ -n ${XI_RELAY:-} ]]; then
+    echo "beforehand"
+  elif [[ -f $ROOT/.cargo/profile/$release-$host.profdata && -z ${RUSTC_WRAPPER+set} ]]; then
+    echo "laid out by its profile"
+  else
+    echo "without a profile"
+  fi
 }
 
 versions() {

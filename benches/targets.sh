@@ -181,25 +181,22 @@ CONF
     spawn caddy caddy run --adapter caddyfile --config "$WORK/Caddyfile"
 }
 
-# Everything on: a token in the header, characters charged to the SQLite store, a JSON line for
-# every message, written to a file. Limits stand where nothing measured here reaches them.
-start_xi_relay() {
-  local kind=$1 scheme=ws extra=""
-  is_tls "$kind" && scheme=wss extra="ca_file = \"$CA\""
-  [[ $kind == far-cold ]] && extra+=$'\n[upstream.warm]\nmin = 0\nmax = 0'
-  rm -f "$WORK"/xi-relay.db*
-  cat >"$WORK/xi-relay.toml" <<CONF
+# relay_settings UPSTREAM [MORE-OF-UPSTREAM] [MORE-OF-SERVER]: everything on: a token in the header, characters charged to the
+# SQLite store, a JSON line for every message, written to a file. Limits stand where nothing measured here reaches them.
+relay_settings() {
+  cat <<CONF
 [server]
 bind = "$(address xi-relay)"
 connections_per_second = 1000000
 connection_burst = 1000000
+${3:-}
 
 [operator]
 bind = "127.0.0.1:$((PORT_BASE + 6))"
 
 [upstream]
-base_url = "$scheme://$(address_of "$kind")"
-$extra
+base_url = "$1"
+${2:-}
 
 [[clients]]
 id = "bench"
@@ -217,5 +214,13 @@ store = "sqlite:$WORK/xi-relay.db"
 [log]
 format = "json"
 CONF
+}
+
+start_xi_relay() {
+  local kind=$1 scheme=ws extra=""
+  is_tls "$kind" && scheme=wss extra="ca_file = \"$CA\""
+  [[ $kind == far-cold ]] && extra+=$'\n[upstream.warm]\nmin = 0\nmax = 0'
+  rm -f "$WORK"/xi-relay.db*
+  relay_settings "$scheme://$(address_of "$kind")" "$extra" >"$WORK/xi-relay.toml"
   ELEVENLABS_API_KEY=not-a-key-fake-upstream spawn xi-relay "$RELAY" --config "$WORK/xi-relay.toml"
 }

@@ -16,6 +16,7 @@ mod lookups;
 mod multi;
 mod operator;
 mod pages;
+mod profile;
 mod proxy;
 mod quota;
 mod reload;

@@ -1,5 +1,6 @@
 //! One client session, as the scenarios see it.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use xi_relay_benches::speech::Order;
 use xi_relay_benches::ws::{self, Opcode, Reader};
 
 /// Whatever carries a session.
@@ -46,8 +46,13 @@ pub(crate) fn framed(message: &[u8]) -> Bytes {
 }
 
 impl Session {
-    /// Connects and upgrades. `capacity` is the size of the read buffer.
-    pub(crate) async fn open(target: &Target, order: &Order, capacity: usize) -> Result<Self> {
+    /// Connects and upgrades at `path`, for example what an [`Order`](xi_relay_benches::speech::Order) is written as. `capacity` is
+    /// the size of the read buffer.
+    pub(crate) async fn open(
+        target: &Target,
+        path: &(impl Display + ?Sized),
+        capacity: usize,
+    ) -> Result<Self> {
         let stream = TcpStream::connect(target.address)
             .await
             .context("cannot connect")?;
@@ -64,7 +69,7 @@ impl Session {
             }
         };
         let head = format!(
-            "GET {order} HTTP/1.1\r\nhost: {}\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n\
+            "GET {path} HTTP/1.1\r\nhost: {}\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n\
              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nxi-api-key: {}\r\n\r\n",
             target.address, target.token
         );

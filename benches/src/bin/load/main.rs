@@ -1,6 +1,7 @@
 //! The load generator: one scenario against one address, one line of JSON with its figures.
 
 mod client;
+mod conversations;
 mod crowd;
 mod latency;
 mod measure;
@@ -57,6 +58,8 @@ enum Scenario {
     Crowd(crowd::Crowd),
     /// A fixed rate of round trips spread over few or many sessions.
     Scale(crowd::Scale),
+    /// What applications say otherwise; nothing is measured.
+    Conversations(conversations::Conversations),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -79,6 +82,7 @@ async fn main() -> Result<()> {
         Scenario::Memory(scenario) => scenario.run(&target, subject).await?,
         Scenario::Crowd(scenario) => scenario.run(&target, subject).await?,
         Scenario::Scale(scenario) => scenario.run(&target, subject).await?,
+        Scenario::Conversations(scenario) => scenario.run(&target).await?,
     };
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&metrics)?)?;
     Ok(())
