@@ -1,6 +1,6 @@
 # Two stages: a build, and an image with nothing but the binary, C's library and root certificates.
 
-FROM rust:1.95-slim-bookworm AS build
+FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /build
 
 # Dependencies alone first, so that a changed line of ours does not build them again.

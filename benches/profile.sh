@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Records what the relay runs, and how often, into the profile that release builds are laid out by: see
 # .cargo/rustc-with-profile. Takes a quarter of an hour, most of it a build. Needs bash, curl, openssl, a Rust toolchain
-# and its llvm-tools (`rustup component add llvm-tools`). `cargo clean --release` has later builds use the new profile.
+# and its llvm-tools (`rustup component add llvm-tools`). What was built before there was a profile has to be built anew:
+# `cargo clean --release`.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,8 +17,10 @@ PORT_PLAIN=$((PORT_BASE + 11)) PORT_TLS=$((PORT_BASE + 12))
 # shellcheck source=targets.sh
 source "$HERE/targets.sh"
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-release=$(rustc -vV | sed -n 's/^release: //p')
+cd "$ROOT"
+# compiler NAME: what the compiler says of itself under this name.
+compiler() { rustc -vV | sed -n "s/^$1: //p"; }
+host=$(compiler host)
 profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 if [[ ! -x $profdata ]]; then
   echo "llvm-profdata is missing: rustup component add llvm-tools" >&2
@@ -27,6 +30,19 @@ fi
 # run ARGUMENTS…: has the load generator do this to the relay.
 run() {
   load xi-relay plain "$@" >/dev/null
+}
+
+# finish: stops the relay, which must add to the record as it ends.
+finish() {
+  local ended=0
+  touch "$WORK/before"
+  kill -TERM "${PID[xi-relay]}"
+  wait "${PID[xi-relay]}" || ended=$?
+  unset 'PID[xi-relay]'
+  if ((ended)) || [[ -z $(find "$WORK" -maxdepth 1 -name '*.profraw' -newer "$WORK/before") ]]; then
+    echo "the relay ended with $ended and has recorded nothing" >&2
+    exit 1
+  fi
 }
 
 # What is measured as well, before an upstream without and one with TLS.
@@ -39,7 +55,7 @@ sockets() {
   run bulk --count 500
   run sessions --total 2000
   run scale --sessions 500 --seconds 2
-  stop xi-relay
+  finish
 
   start xi-relay tls
   run round-trip --size 200 --seconds 5
@@ -47,7 +63,7 @@ sockets() {
   run paced --seconds 3
   run bulk --count 500
   run sessions --total 1000
-  stop xi-relay
+  finish
 }
 
 # What applications do besides, over HTTPS, before the sandbox, whose own work is not to count.
@@ -64,11 +80,12 @@ applications() {
   "$BIN/load" "${over_tls[@]}" probe >/dev/null
   for _ in {1..6}; do "$BIN/load" "${over_tls[@]}" conversations --total 10 >/dev/null; done
 
-  local -a request=(curl --silent --show-error --fail --cacert "$certificate" --header "xi-api-key: $TOKEN")
+  local -a request=(curl --silent --show-error --fail --fail-early --cacert "$certificate" --header "xi-api-key: $TOKEN")
   local speech="https://$address/v1/text-to-speech/profile"
   "${request[@]}" --json '{"text":"Spoken at once.","model_id":"eleven_flash_v2_5"}' "$speech?n=[1-50]" "$speech/stream?n=[1-100]" >/dev/null
   "${request[@]}" "https://$address/v1/voices?n=[1-50]" "https://$address/v1/models?n=[1-50]" >/dev/null
-  stop xi-relay sandbox
+  finish
+  stop sandbox
 }
 
 ulimit -n "$(ulimit -Hn)"
@@ -88,7 +105,8 @@ load direct plain probe >/dev/null
 sockets
 applications
 
-mkdir -p "$ROOT/.cargo/profile"
-rm -f "$ROOT"/.cargo/profile/*.profdata
-"$profdata" merge --sparse --output "$ROOT/.cargo/profile/$release-$host.profdata" "$WORK"/*.profraw
-ls -l "$ROOT/.cargo/profile" >&2
+"$profdata" merge --sparse --output "$WORK/profdata" "$WORK"/*.profraw
+mkdir -p .cargo/profile
+rm -f .cargo/profile/*-"$host"-*.profdata
+mv "$WORK/profdata" ".cargo/profile/$(compiler release)-$host-$(compiler commit-hash).profdata"
+ls -l .cargo/profile >&2

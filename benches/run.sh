@@ -224,17 +224,9 @@ crowd: $CROWD
 ABOUT
 }
 
-# Whether the relay was built with a profile (.cargo/rustc-with-profile).
+# Whether the relay was built with a profile (.cargo/rustc-with-profile): cargo lists it among the sources.
 layout() {
-  local release host
-  release=$(rustc -vV | sed -n 's/^release: //p') host=$(rustc -vV | sed -n 's/^host: //p')
-  if [[ -n ${XI_RELAY:-} ]]; then
-    echo "beforehand"
-  elif [[ -f $ROOT/.cargo/profile/$release-$host.profdata && -z ${RUSTC_WRAPPER+set} ]]; then
-    echo "laid out by its profile"
-  else
-    echo "without a profile"
-  fi
+  if grep -q '\.profdata' "$RELAY.d" 2>/dev/null; then echo "laid out by a profile"; else echo "without a profile"; fi
 }
 
 versions() {

@@ -1,4 +1,4 @@
-# Configures, starts and stops what is measured. Sourced by run.sh, which sets:
+# Configures, starts and stops what is measured. Sourced by run.sh and profile.sh, which set:
 #   WORK   a directory for configurations, logs and stores
 #   BIN    where the tools are built
 #   RELAY  the xi-relay binary
