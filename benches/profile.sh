@@ -34,13 +34,11 @@ run() {
 
 # finish: stops the relay, which must add to the record as it ends.
 finish() {
-  local ended=0
   touch "$WORK/before"
-  kill -TERM "${PID[xi-relay]}"
-  wait "${PID[xi-relay]}" || ended=$?
-  unset 'PID[xi-relay]'
-  if ((ended)) || [[ -z $(find "$WORK" -maxdepth 1 -name '*.profraw' -newer "$WORK/before") ]]; then
-    echo "the relay ended with $ended and has recorded nothing" >&2
+  stop xi-relay
+  if [[ -z $(find "$WORK" -maxdepth 1 -name '*.profraw' -newer "$WORK/before") ]]; then
+    echo "the relay has recorded nothing; its last words:" >&2
+    tail -n 20 "$WORK/xi-relay.err" "$WORK/xi-relay.out" >&2
     exit 1
   fi
 }
@@ -68,7 +66,8 @@ sockets() {
 
 # What applications do besides, over HTTPS, before the sandbox, whose own work is not to count.
 applications() {
-  local address="127.0.0.1:$((PORT_BASE + PORT[xi-relay]))" sandbox="127.0.0.1:$((PORT_BASE + 7))"
+  local address sandbox="127.0.0.1:$((PORT_BASE + 7))"
+  address=$(address xi-relay)
   local certificate=$WORK/server.pem key=$WORK/server.key
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$key" -out "$certificate" -days 2 \
     -subj /CN=relay -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2>/dev/null

@@ -1,7 +1,7 @@
 //! Which builds are given the recorded profile, and that no other is changed by it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -26,10 +26,6 @@ impl Wrapper {
         fs::create_dir(dir.path().join("profile")).unwrap();
         fs::write(dir.path().join("profile").join(profile), "").unwrap();
         Self(dir)
-    }
-
-    fn profile(&self) -> PathBuf {
-        self.0.path().join("profile").join(FITTING)
     }
 
     /// `wrapper rustc ARGS…`, as cargo calls it. By way of the shell, since the system does not execute
@@ -60,7 +56,8 @@ fn said(command: &mut Command) -> Vec<String> {
 #[test]
 fn an_optimized_build_has_the_profile_of_its_compiler() {
     let wrapper = Wrapper::new(FITTING);
-    let profile = format!("-Cprofile-use={}", wrapper.profile().display());
+    let profile = wrapper.0.path().join("profile").join(FITTING);
+    let profile = format!("-Cprofile-use={}", profile.display());
     let expected = [
         &OPTIMIZED[..],
         &[&profile, "-Cllvm-args=-no-pgo-warn-mismatch"],
